@@ -1,0 +1,1 @@
+"""Records, readers and writers of MR raw data, and simulated acquisitions."""
