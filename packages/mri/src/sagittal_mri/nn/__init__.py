@@ -1,0 +1,1 @@
+"""Plain torch modules; nothing in this folder imports Lightning."""

@@ -1,0 +1,1 @@
+"""MRI physics: Fourier transforms, coil maps, sampling, noise and the SENSE forward operators."""

@@ -1,0 +1,100 @@
+"""Coil sensitivity maps: ESPIRiT estimation from the calibration region, and coil combination."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def root_sum_of_squares(images: Tensor, dim: int = -3) -> Tensor:
+    """Magnitude combination over the coil axis: ``(..., C, H, W)`` complex to ``(..., H, W)`` real."""
+    return images.abs().square().sum(dim).sqrt()
+
+
+def combine(images: Tensor, maps: Tensor) -> Tensor:
+    """SENSE combination ``sum_c conj(S_c) x_c`` over the coil axis -3, complex ``(..., H, W)``."""
+    return (maps.conj() * images).sum(-3)
+
+
+def expand(image: Tensor, maps: Tensor) -> Tensor:
+    """Coil images ``S_c x``: ``(..., H, W)`` and ``(..., C, H, W)`` to ``(..., C, H, W)``."""
+    return maps * image.unsqueeze(-3)
+
+
+def espirit_maps(
+    calibration: Tensor,
+    shape: tuple[int, int],
+    *,
+    kernel: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.9,
+) -> Tensor:
+    """ESPIRiT sensitivity maps (first eigenvector) from fully sampled central k-space.
+
+    Uecker et al., Magn Reson Med 2014;71:990. The signal subspace of the calibration matrix gives,
+    at each pixel, a C x C positive semidefinite matrix whose leading eigenvector is the map and
+    whose leading eigenvalue is 1 where there is signal. That matrix field is band-limited to
+    ``2 kernel - 1`` samples, so it is formed on a small grid and interpolated exactly.
+
+    Args:
+        calibration: ``(C, h, w)`` complex, centred fully sampled block (fft2c convention). It must
+            hold acquired samples only: whatever enters here must never be a training target.
+        shape: image matrix ``(H, W)`` of the maps.
+        kernel: k-space kernel width.
+        threshold: singular values below ``threshold`` x the largest are taken as noise.
+        crop: pixels whose leading eigenvalue is below this get zero maps (no signal).
+
+    Returns:
+        ``(C, H, W)`` maps with unit root-sum-of-squares inside the support and zero outside, phase
+        relative to the first virtual coil (the dominant one of the calibration data).
+
+    Raises:
+        ValueError: if the block is smaller than the kernel, or holds only zeros.
+    """
+    coils, height, width = calibration.shape
+    if height < kernel or width < kernel:
+        raise ValueError(
+            f"espirit_maps: calibration block {(height, width)} is smaller than the kernel {kernel}"
+        )
+    if not bool(calibration.abs().sum() > 0):
+        raise ValueError("espirit_maps: the calibration block holds only zeros")
+
+    vectors = _signal_subspace(calibration, kernel, threshold)  # (n, C, k, k)
+    field = _projection_field(vectors, kernel, shape)  # (H, W, C, C)
+    values, eigenvectors = torch.linalg.eigh(field)
+    leading = eigenvectors[..., -1].movedim(-1, 0)  # (C, H, W)
+
+    # eigh leaves the phase of each pixel arbitrary: fix it by the dominant virtual coil.
+    flat = calibration.reshape(coils, -1)
+    dominant = torch.linalg.eigh(flat @ flat.mH)[1][:, -1]
+    virtual = torch.einsum("c,chw->hw", dominant.conj(), leading)
+    maps = leading * torch.polar(torch.ones_like(virtual.real), -virtual.angle())
+    return maps * (values[..., -1] >= crop)
+
+
+def _signal_subspace(calibration: Tensor, kernel: int, threshold: float) -> Tensor:
+    """Right singular vectors of the calibration matrix, as kernels ``(n, C, k, k)``."""
+    coils = calibration.shape[0]
+    patches = calibration.unfold(1, kernel, 1).unfold(2, kernel, 1)  # (C, ph, pw, k, k)
+    matrix = patches.permute(1, 2, 0, 3, 4).reshape(-1, coils * kernel * kernel)
+    # Eigenvectors of the Gram matrix are cheaper than an SVD of the tall matrix.
+    values, vectors = torch.linalg.eigh((matrix.mH @ matrix).to(torch.complex128))
+    keep = values > threshold**2 * values[-1]
+    # The Gram matrix is sum conj(patch) patch^T: its eigenvectors span the conjugate patches.
+    chosen = vectors[:, keep].T.conj().to(calibration.dtype)
+    return chosen.reshape(-1, coils, kernel, kernel)
+
+
+def _projection_field(vectors: Tensor, kernel: int, shape: tuple[int, int]) -> Tensor:
+    """``G(r)_cd = sum_n v_nc(r) conj(v_nd(r))`` at every pixel, ``(H, W, C, C)``, eigenvalues <= 1."""
+    grid = 2 * kernel
+    coarse = torch.fft.ifft2(vectors, s=(grid, grid), norm="forward")
+    product = torch.einsum("nchw,ndhw->cdhw", coarse, coarse.conj())
+    lags = torch.fft.fftshift(torch.fft.fft2(product, norm="forward"), dim=(-2, -1))
+    pad_h, pad_w = shape[0] - grid, shape[1] - grid
+    top, left = shape[0] // 2 - grid // 2, shape[1] // 2 - grid // 2
+    lags = functional.pad(lags, (left, pad_w - left, top, pad_h - top))
+    field = torch.fft.ifft2(torch.fft.ifftshift(lags, dim=(-2, -1)), norm="forward")
+    field = torch.fft.fftshift(field, dim=(-2, -1)) / kernel**2
+    return field.permute(2, 3, 0, 1)

@@ -1,0 +1,162 @@
+"""UNITS: one LightningModule for supervised and self-supervised MRI reconstruction."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import lightning
+import torch
+from sagittal_core.seeds import counter_generator
+from torch import Tensor, nn
+
+from sagittal_mri.data.batch import ReconBatch
+from sagittal_mri.metrics import nrmse, psnr, ssim
+from sagittal_mri.nn.unrolled import UnrolledNetwork
+from sagittal_mri.partitions import Acquisition, KWeightedSSDU, Partition, View
+
+
+def residual_loss(residual: Tensor, target: Tensor, view: View, distance: str) -> Tensor:
+    """Distance between predicted and measured target samples.
+
+    Args:
+        residual: ``(B, C, H, W)`` complex, ``M_T (F S f - y)``.
+        target: ``(B, C, H, W)`` complex, ``M_T y``, which normalises.
+        view: its weights, ``(B, W)``.
+        distance: "l2": ``sum w |r|^2 / sum w |y|^2``, per scan. "l1_l2": the mean of the normalised
+            l1 and l2 norms (Yaman et al. 2020, eq. 7).
+
+    Returns:
+        Scalar, the mean over the batch.
+    """
+    weight = view.weight[:, None, None, :].to(residual.real.dtype)
+    power = (weight * target.abs().square()).flatten(1).sum(1)
+    square = (weight * (residual.real.square() + residual.imag.square())).flatten(1).sum(1)
+    if distance == "l2":
+        return (square / power).mean()
+    root = weight.sqrt()
+    magnitude = (residual.real.square() + residual.imag.square() + 1e-12).sqrt()
+    # 1e-12 keeps the gradient of the modulus finite where the residual is exactly zero
+    l1 = (root * magnitude).flatten(1).sum(1) / (root * target.abs()).flatten(1).sum(1)
+    return 0.5 * ((square / power).sqrt() + l1).mean()
+
+
+class UNITS(lightning.LightningModule):
+    """Unified splitting-based training of an unrolled network (Xu et al., arXiv 2601.04775).
+
+    ``L = sum_v || W_v^1/2 M_T^v (F S f(y_I^v, A_I^v) - y) ||^2 + beta sum ||f_v - f_v'||^2``; the
+    partition decides I, T and W (see :mod:`sagittal_mri.partitions`).
+
+    Args:
+        network: the reconstruction network.
+        partition: Supervised, SSDU or KWeightedSSDU.
+        distance: "l2" (the theory's) or "l1_l2".
+        consistency: beta, weight of the squared image difference between consecutive views; needs a
+            partition with at least two.
+        learning_rate: of Adam, decayed to a tenth over training by a cosine.
+        run_seed: seed of the splits.
+        log_images: send a panel of the first validation scan to the logger. Leave it off for
+            patients' data.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        partition: Partition | None = None,
+        distance: Literal["l2", "l1_l2"] = "l2",
+        consistency: float = 0.0,
+        learning_rate: float = 1e-3,
+        run_seed: int = 0,
+        log_images: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = UnrolledNetwork() if network is None else network
+        self.partition = KWeightedSSDU() if partition is None else partition
+        if consistency and getattr(self.partition, "views", 1) < 2:
+            raise ValueError("UNITS: consistency > 0 compares views; set partition views to 2")
+        self.distance = distance
+        self.consistency = consistency
+        self.learning_rate = learning_rate
+        self.run_seed = run_seed
+        self.log_images = log_images
+
+    def forward(self, batch: ReconBatch) -> Tensor:
+        """Reconstruct from all acquired samples: ``(B, H, W)`` complex, in the scan's own units."""
+        operator = batch.operator()
+        scale = batch.scale[:, None, None, None]
+        image = self.network(batch.kspace / scale, operator)
+        return image * batch.scale[:, None, None]
+
+    def views(self, batch: ReconBatch) -> list[View]:
+        """Draw this step's views; the draw is a function of (seed, scan, epoch) alone."""
+        epoch = self.current_epoch if self.partition.resample == "step" else 0
+        generators = [
+            counter_generator(self.run_seed, "split", int(index), epoch) for index in batch.index
+        ]
+        law = Acquisition(batch.acquired, batch.density, batch.calibration)
+        return self.partition(law, generators)
+
+    def loss(self, batch: ReconBatch, views: list[View]) -> Tensor:
+        """The UNITS objective of one batch, scalar."""
+        scale = batch.scale[:, None, None, None]
+        measured = batch.reference_kspace if self.partition.supervised else batch.kspace
+        total = batch.kspace.real.new_zeros(())
+        previous = None
+        for view in views:
+            operator = batch.operator(view.input)
+            image = self.network(batch.kspace * operator.mask.unsqueeze(1) / scale, operator)
+            goal = batch.operator(view.target, everything=self.partition.supervised)
+            target = goal.mask.unsqueeze(1) * measured / scale
+            total = total + residual_loss(goal(image) - target, target, view, self.distance)
+            if self.consistency and previous is not None:
+                total = total + self.consistency * (image - previous).abs().square().mean()
+            previous = image
+        return total / len(views)
+
+    def training_step(self, batch: ReconBatch, batch_index: int) -> Tensor:
+        """Loss of one batch."""
+        loss = self.loss(batch, self.views(batch))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.index))
+        return loss
+
+    def validation_step(self, batch: ReconBatch, batch_index: int) -> None:
+        """Self-supervised validation loss always; image metrics where a reference exists."""
+        size = len(batch.index)
+        self.log("val/loss", self.loss(batch, self.views(batch)), batch_size=size, sync_dist=True)
+        self._log_metrics("val", batch, batch_index)
+
+    def test_step(self, batch: ReconBatch, batch_index: int) -> None:
+        """Image metrics on held-out scans."""
+        self._log_metrics("test", batch, batch_index)
+
+    def _log_metrics(self, stage: str, batch: ReconBatch, batch_index: int) -> None:
+        if not batch.has_reference:
+            return
+        image, reference, size = self(batch).abs(), batch.reference, len(batch.index)
+        for name, metric in (("psnr", psnr), ("ssim", ssim), ("nrmse", nrmse)):
+            value = metric(image, reference, batch.body).mean()
+            bar = name == "psnr"
+            self.log(f"{stage}/{name}", value, prog_bar=bar, batch_size=size, sync_dist=True)
+        if self.log_images and batch_index == 0 and stage == "val":
+            self._log_panel(image[0], reference[0])
+
+    def _log_panel(self, image: Tensor, reference: Tensor) -> None:
+        """Reconstruction, reference and 5x error side by side, to loggers that take pictures."""
+        error = 5 * (image - reference).abs()
+        panel = torch.cat([image, reference, error], 1) / reference.max()
+        pixels = (panel.clamp(0, 1) * 255).to(torch.uint8).cpu().numpy()
+        for logger in self.loggers:
+            if hasattr(logger, "log_image"):
+                caption = ["reconstruction | reference | 5 x error"]
+                logger.log_image("val/panel", [pixels], step=self.global_step, caption=caption)
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """Adam with a cosine decay to a tenth over the planned steps."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, steps, eta_min=self.learning_rate / 10
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
