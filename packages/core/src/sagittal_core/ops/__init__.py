@@ -1,0 +1,33 @@
+"""Fused operators: non-uniform Fourier transforms and conjugate gradients.
+
+Every operator has a plain-torch reference, which is its specification, and may have compiled
+kernels. :func:`backend_info` says which run.
+"""
+
+from __future__ import annotations
+
+from sagittal_core.ops._native import (
+    BackendInfo,
+    NativeUnavailableError,
+    backend_info,
+    native_call_count,
+)
+from sagittal_core.ops.cg import cg_data_consistency, cg_solve
+from sagittal_core.ops.gridding import NufftPlan, nufft_plan
+from sagittal_core.ops.nufft import nufft_type1, nufft_type2
+from sagittal_core.ops.toeplitz import toeplitz_kernel, toeplitz_normal
+
+__all__ = [
+    "BackendInfo",
+    "NativeUnavailableError",
+    "NufftPlan",
+    "backend_info",
+    "cg_data_consistency",
+    "cg_solve",
+    "native_call_count",
+    "nufft_plan",
+    "nufft_type1",
+    "nufft_type2",
+    "toeplitz_kernel",
+    "toeplitz_normal",
+]

@@ -1,0 +1,66 @@
+"""The operators of the namespace ``sagittal``: every schema in one place.
+
+A schema is defined here, its plain-torch reference (``CompositeExplicitAutograd``) and its fake
+kernel are registered beside the typed wrapper that uses it, and compiled kernels, when there are
+any, are registered by C++ under their device key, which takes precedence over the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+ABI_VERSION = 1
+"""Raised whenever a schema below changes: compiled kernels of another number are not loaded."""
+
+LIB = torch.library.Library("sagittal", "DEF")
+
+# Gridding. points: grid units in [0, size); order: a permutation that visits points by tile;
+# offsets: where each slab of the first grid dimension begins in `order`; coefficients: see
+# gridding.KernelDesign.
+LIB.define(
+    "spread(Tensor samples, Tensor points, Tensor order, Tensor offsets, Tensor coefficients, "
+    "int[] grid_shape) -> Tensor"
+)
+LIB.define(
+    "interp(Tensor grid, Tensor points, Tensor order, Tensor offsets, Tensor coefficients) "
+    "-> Tensor"
+)
+
+# The elementwise passes of the Toeplitz normal operator, around torch.fft.
+LIB.define("toeplitz_expand(Tensor image, Tensor maps, Tensor modulation) -> Tensor")
+LIB.define("toeplitz_filter(Tensor spectrum, Tensor kernel) -> Tensor")
+LIB.define(
+    "toeplitz_reduce(Tensor coil_images, Tensor maps, Tensor modulation, Tensor partial) -> Tensor"
+)
+
+# One conjugate-gradient update on real vectors (batch, n).
+LIB.define(
+    "cg_step(Tensor x, Tensor r, Tensor p, Tensor q, Tensor rs, Tensor stop) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+# Answered by compiled kernels only; never call them unless some are loaded.
+LIB.define("_abi_version() -> int")
+LIB.define("_cpu_isa() -> int")
+LIB.define("_native_call_count() -> int")
+
+
+def register(name: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Register the reference and the fake kernel of one operator.
+
+    Args:
+        name: Operator name without the namespace.
+        reference: Plain-torch function with the operator's schema; the specification.
+        fake: Function with the same schema that returns empty tensors of the right shape.
+    """
+    from sagittal_core.ops import _native
+
+    def checked(*args: Any) -> Any:
+        _native.note_reference_call(name, args)
+        return reference(*args)
+
+    LIB.impl(name, checked, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"sagittal::{name}", fake, lib=LIB)

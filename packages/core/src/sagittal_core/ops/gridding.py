@@ -1,0 +1,238 @@
+r"""Design of the gridding kernel and the plan of one non-uniform Fourier transform.
+
+The spreading kernel is the prolate spheroidal wave function :math:`\psi_0` of order zero, the
+function of a given support whose energy is best concentrated in frequency (Slepian and Pollak,
+1961; its use for gridding: Barnett, Magland and af Klinteberg, SIAM J. Sci. Comput. 41, 2019).
+It is evaluated by one polynomial per grid cell of its support.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.polynomial import chebyshev, legendre
+from torch import Tensor
+
+OVERSAMPLING = 2.0
+MAX_WIDTH = 16
+SLAB_ROWS = 16  # >= MAX_WIDTH / 2, so that a point reaches no further than the neighbouring slab
+TILE_COLUMNS = 32
+_ANGLE_SLACK = 1e-6  # float32(pi) is larger than pi
+
+
+@dataclass(frozen=True)
+class KernelDesign:
+    """A spreading kernel of ``width`` grid cells.
+
+    Attributes:
+        width: Support in grid cells.
+        shape: Band limit c of the prolate function.
+        coefficients: (degree + 1, width) float64, highest power first. A point at grid coordinate
+            u touches the cells ``l0 + j``, ``l0 = ceil(u - width / 2)``, with weight
+            ``polyval(coefficients[:, j], z)``, where ``z = 2 (l0 - u + width / 2) - 1`` is in
+            [-1, 1].
+    """
+
+    width: int
+    shape: float
+    coefficients: Tensor
+
+    def transform(self, frequency: np.ndarray) -> np.ndarray:
+        """Continuous Fourier transform of the kernel at ``frequency`` cycles per grid cell."""
+        half = self.width / 2
+        nodes, weights = legendre.leggauss(max(64, 8 * self.width))
+        values = weights * _prolate(nodes, self.shape)
+        phase = 2 * math.pi * half * np.outer(np.asarray(frequency), nodes)
+        return half * (np.cos(phase) @ values)
+
+
+@lru_cache(maxsize=64)
+def _prolate_series(c: float) -> np.ndarray:
+    """Legendre coefficients of the order-zero prolate function (Xiao, Rokhlin, Yarvin 2001)."""
+    k = 2.0 * np.arange(max(40, int(c) + 30))
+    diagonal = k * (k + 1) + (2 * k * (k + 1) - 1) / ((2 * k + 3) * (2 * k - 1)) * c * c
+    k = k[:-1]
+    off = (k + 2) * (k + 1) / ((2 * k + 3) * np.sqrt((2 * k + 1) * (2 * k + 5))) * c * c
+    _, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+    series = np.zeros(2 * len(diagonal) - 1)
+    series[::2] = vectors[:, 0] * np.sqrt(2.0 * np.arange(len(diagonal)) + 0.5)
+    return series / legendre.legval(0.0, series)
+
+
+def _prolate(x: np.ndarray, c: float) -> np.ndarray:
+    return legendre.legval(x, _prolate_series(c))
+
+
+@lru_cache(maxsize=64)
+def design_kernel(tol: float, dims: int) -> KernelDesign:
+    """Choose the kernel for a relative error of ``tol``.
+
+    Args:
+        tol: Wanted relative l2 error of the transform.
+        dims: Number of image dimensions, 2 or 3.
+
+    Returns:
+        The narrowest kernel that meets ``tol`` at an oversampling of 2:
+        ``width = ceil(ln(0.18 * 1.4**(dims - 1) / tol) / (pi sqrt(1 - 1/sigma))) + 1``.
+
+    Raises:
+        ValueError: ``tol`` is outside (0, 1) or needs more than 16 grid cells.
+    """
+    if not 0 < tol < 1:
+        raise ValueError(f"tol must be between 0 and 1, got {tol}")
+    rate = math.pi * math.sqrt(1 - 1 / OVERSAMPLING)
+    width = max(2, math.ceil(math.log(0.18 * 1.4 ** (dims - 1) / tol) / rate) + 1)
+    if width > MAX_WIDTH:
+        raise ValueError(f"tol={tol:g} can't be met: the smallest supported value is about 1e-13")
+    c = math.pi * width * (1 - 1 / (2 * OVERSAMPLING)) - 0.05
+    return KernelDesign(width, c, torch.from_numpy(_fit_cells(width, c, 0.02 * tol)))
+
+
+def _fit_cells(width: int, c: float, error: float) -> np.ndarray:
+    """One polynomial per cell, of the lowest common degree that keeps ``error``."""
+    z = np.linspace(-1, 1, 65)
+    cells = np.arange(width)
+    # Cell j sees t = (l0 + j - u) / (width / 2), and l0 - u = (z + 1) / 2 - width / 2.
+    wanted = np.stack([_prolate((z + 1 + 2 * j) / width - 1, c) for j in cells])
+    for degree in range(2, 26):
+        fits = [
+            chebyshev.cheb2poly(
+                chebyshev.chebinterpolate(
+                    lambda s, j=j: _prolate((s + 1 + 2 * j) / width - 1, c), degree
+                )
+            )
+            for j in cells
+        ]
+        table = np.stack([np.pad(f, (0, degree + 1 - len(f)))[::-1] for f in fits], axis=1)
+        found = np.stack([np.polyval(table[:, j], z) for j in cells])
+        if np.abs(found - wanted).max() < max(error, 2e-15):
+            break
+    return np.ascontiguousarray(table)
+
+
+def smooth_size(minimum: int) -> int:
+    """Smallest even integer >= ``minimum`` whose prime factors are 2, 3 and 5."""
+    size = minimum + minimum % 2
+    while True:
+        rest = size
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return size
+        size += 2
+
+
+@dataclass(frozen=True)
+class NufftPlan:
+    """Everything about a transform that depends on the trajectory but not on the data.
+
+    Build it once with :func:`nufft_plan` and pass it to every transform of the same trajectory.
+
+    Attributes:
+        shape: Image shape.
+        tol: Relative error that it was built for.
+        framed: Whether the trajectory had a frame dimension.
+        grid_shape: Oversampled grid.
+        points: (T, M, d) float64, grid coordinates in [0, grid size).
+        order: (T, M) int64, visits the points tile by tile.
+        offsets: (T, slabs + 1) int64, where each slab of the first grid dimension begins.
+        coefficients: Kernel polynomials, see :class:`KernelDesign`.
+        deconvolution: Per image dimension, (N_j,) float64.
+    """
+
+    shape: tuple[int, ...]
+    tol: float
+    framed: bool
+    grid_shape: tuple[int, ...]
+    points: Tensor
+    order: Tensor
+    offsets: Tensor
+    coefficients: Tensor
+    deconvolution: tuple[Tensor, ...]
+
+
+def nufft_plan(trajectory: Tensor, shape: tuple[int, ...], tol: float = 1e-4) -> NufftPlan:
+    """Sort a trajectory and design the kernel.
+
+    Args:
+        trajectory: (M, d) or (T, M, d), float32 or float64, radians per pixel in [-pi, pi].
+        shape: Image shape, d entries, d = 2 or 3.
+        tol: Relative l2 error of the transform.
+
+    Returns:
+        The plan.
+
+    Raises:
+        TypeError: The trajectory is not float32 or float64.
+        ValueError: Its shape does not fit ``shape``, it holds NaN, or leaves [-pi, pi].
+    """
+    shape = tuple(int(n) for n in shape)
+    check_trajectory(trajectory, shape)
+    design = design_kernel(float(tol), len(shape))
+    # In double precision: a float32 coordinate of 600 resolves only 6e-5 of a cell.
+    omega = trajectory.detach().to(torch.float64)
+    framed = omega.dim() == 3
+    omega = omega if framed else omega[None]
+    grid_shape = tuple(smooth_size(max(2 * n, 2 * design.width)) for n in shape)
+    size = torch.tensor(grid_shape, dtype=torch.float64, device=omega.device)
+    points = omega * (size / (2 * math.pi))
+    points = points - size * torch.floor(points / size)
+    points = torch.where(points >= size, torch.zeros_like(points), points).contiguous()
+    order, offsets = _sort_points(points, grid_shape)
+    deconvolution = tuple(
+        torch.from_numpy(1 / design.transform((np.arange(n) - n // 2) / g)).to(omega.device)
+        for n, g in zip(shape, grid_shape, strict=True)
+    )
+    coefficients = design.coefficients.to(omega.device)
+    return NufftPlan(
+        shape, float(tol), framed, grid_shape, points, order, offsets, coefficients, deconvolution
+    )
+
+
+def check_trajectory(trajectory: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise on a trajectory that no transform of an image of ``shape`` can use."""
+    d = len(shape)
+    if d not in (2, 3):
+        raise ValueError(f"shape must have 2 or 3 entries, got {shape}")
+    if any(n < 1 for n in shape):
+        raise ValueError(f"every entry of shape must be positive, got {shape}")
+    if trajectory.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"trajectory must be float32 or float64, got {trajectory.dtype}")
+    if trajectory.dim() not in (2, 3) or trajectory.shape[-1] != d:
+        raise ValueError(
+            f"trajectory must be (M, {d}) or (T, M, {d}) for an image of shape {shape}, "
+            f"got {tuple(trajectory.shape)}"
+        )
+    if trajectory.numel() == 0:
+        return
+    largest = float(trajectory.detach().abs().max())
+    if math.isnan(largest):
+        raise ValueError("trajectory holds NaN")
+    if largest > math.pi * (1 + _ANGLE_SLACK):
+        raise ValueError(
+            f"trajectory must be in radians per pixel, within [-pi, pi]; its largest entry is "
+            f"{largest:.6g}. Cycles per field of view are multiplied by 2 pi / N."
+        )
+
+
+def slab_count(rows: int) -> int:
+    """Number of slabs of a grid of ``rows`` rows; the last one takes what is left over."""
+    return max(1, rows // SLAB_ROWS)
+
+
+def _sort_points(points: Tensor, grid_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    slabs = slab_count(grid_shape[0])
+    slab = (points[..., 0] / SLAB_ROWS).long().clamp_(max=slabs - 1)
+    key = slab
+    for axis in range(1, len(grid_shape)):
+        tiles = grid_shape[axis] // TILE_COLUMNS + 1
+        key = key * tiles + (points[..., axis] / TILE_COLUMNS).long()
+    order = torch.argsort(key, dim=-1, stable=True)
+    edges = torch.arange(slabs + 1, device=points.device).expand(len(points), -1).contiguous()
+    offsets = torch.searchsorted(slab.sort(dim=-1).values, edges)
+    return order, offsets

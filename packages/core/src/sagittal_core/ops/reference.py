@@ -1,0 +1,158 @@
+r"""Plain-torch definitions of every operator: the specification of the compiled kernels.
+
+NaN and infinities propagate: a frame and coil that holds one gives NaN throughout.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+
+def nudft_type2(image: Tensor, trajectory: Tensor) -> Tensor:
+    """Direct sum ``y_m = sum_n x_n exp(-i <omega_m, n>)``: the oracle, O(N M).
+
+    Args:
+        image: (..., N1, .., Nd) complex.
+        trajectory: (M, d) real, radians per pixel.
+
+    Returns:
+        (..., M) complex samples.
+    """
+    shape = image.shape[image.dim() - trajectory.shape[-1] :]
+    phase = _direct_phases(trajectory, tuple(shape), image.dtype)
+    return image.flatten(-len(shape)) @ phase.T
+
+
+def nudft_type1(samples: Tensor, trajectory: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Adjoint of :func:`nudft_type2`: ``x_n = sum_m y_m exp(+i <omega_m, n>)``.
+
+    Args:
+        samples: (..., M) complex.
+        trajectory: (M, d) real, radians per pixel.
+        shape: Image shape.
+
+    Returns:
+        (..., N1, .., Nd) complex image.
+    """
+    phase = _direct_phases(trajectory, shape, samples.dtype)
+    return (samples @ phase.conj()).unflatten(-1, shape)
+
+
+def _direct_phases(trajectory: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    axes = [torch.arange(n, device=trajectory.device) - n // 2 for n in shape]
+    pixels = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
+    return torch.exp(-1j * (trajectory @ pixels.to(trajectory.dtype).T)).to(dtype)  # (M, prod N)
+
+
+def kernel_weights(points: Tensor, coefficients: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """First cell (T, M, d) int64 and weights (T, M, d, width) of the points' footprints."""
+    width = coefficients.shape[1]
+    first = torch.ceil(points - width / 2)
+    z = (2 * (first - points + width / 2) - 1).to(dtype)[..., None]
+    table = coefficients.to(dtype)
+    weights = table[0].expand(*z.shape[:-1], width)
+    for row in table[1:]:
+        weights = weights * z + row
+    return first.long(), weights
+
+
+def _footprints(
+    points: Tensor, coefficients: Tensor, grid_shape: tuple[int, ...], dtype: torch.dtype
+) -> list[tuple[Tensor, Tensor]]:
+    """Flat cell index and weight, both (T, M), of every cell of the footprint."""
+    first, weights = kernel_weights(points, coefficients, dtype)
+    width = coefficients.shape[1]
+    cells = []
+    for offset in itertools.product(range(width), repeat=len(grid_shape)):
+        index = torch.zeros_like(first[..., 0])
+        weight = torch.ones_like(weights[..., 0, 0])
+        for axis, (j, size) in enumerate(zip(offset, grid_shape, strict=True)):
+            index = index * size + (first[..., axis] + j) % size
+            weight = weight * weights[..., axis, j]
+        cells.append((index, weight))
+    return cells
+
+
+def spread(
+    samples: Tensor,
+    points: Tensor,
+    order: Tensor,
+    offsets: Tensor,
+    coefficients: Tensor,
+    grid_shape: list[int],
+) -> Tensor:
+    """Add samples (T, C, M), weighted by the kernel, onto periodic grids (T, C, *grid_shape).
+
+    ``order`` and ``offsets`` only say in which order compiled kernels visit the points.
+    """
+    shape = tuple(grid_shape)
+    frames, coils, _ = samples.shape
+    grid = samples.new_zeros(frames, coils, math.prod(shape))
+    for index, weight in _footprints(points, coefficients, shape, samples.real.dtype):
+        grid.scatter_add_(2, index[:, None].expand(-1, coils, -1), samples * weight[:, None])
+    return grid.reshape(frames, coils, *shape)
+
+
+def interp(
+    grid: Tensor, points: Tensor, order: Tensor, offsets: Tensor, coefficients: Tensor
+) -> Tensor:
+    """Weighted sums of periodic grids (T, C, *grid) at the points: (T, C, M), adjoint of spread."""
+    flat = grid.flatten(2)
+    coils = flat.shape[1]
+    samples = grid.new_zeros(*flat.shape[:2], points.shape[1])
+    for index, weight in _footprints(points, coefficients, grid.shape[2:], grid.real.dtype):
+        samples += flat.gather(2, index[:, None].expand(-1, coils, -1)) * weight[:, None]
+    return samples
+
+
+def toeplitz_expand(image: Tensor, maps: Tensor, modulation: Tensor) -> Tensor:
+    """``u_bc = m S_bc x_b``: (B, *N), (B or 1, C, *N), (*N) -> (B, C, *N)."""
+    return (image * modulation)[:, None] * maps
+
+
+def toeplitz_filter(spectrum: Tensor, kernel: Tensor) -> Tensor:
+    """Complex spectrum (B, C, *N) times a real kernel (B or 1, *N)."""
+    return torch.view_as_complex(torch.view_as_real(spectrum) * kernel[:, None, ..., None])
+
+
+def toeplitz_reduce(
+    coil_images: Tensor, maps: Tensor, modulation: Tensor, partial: Tensor
+) -> Tensor:
+    """``partial_b + conj(m) sum_c conj(S_bc) v_bc``: (B, *N)."""
+    return partial + modulation.conj() * (maps.conj() * coil_images).sum(1)
+
+
+def cg_step(
+    x: Tensor, r: Tensor, p: Tensor, q: Tensor, rs: Tensor, stop: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One conjugate-gradient update of a batch of real systems (Hestenes and Stiefel, 1952).
+
+    Args:
+        x: (B, n) iterate.
+        r: (B, n) residual.
+        p: (B, n) search direction.
+        q: (B, n) operator applied to ``p``.
+        rs: (B,) squared norm of ``r``.
+        stop: (B,) a batch element with ``rs <= stop`` has converged.
+
+    Returns:
+        The updated ``x, r, p, rs``. A converged element, and one whose curvature ``<p, q>`` is
+        not positive, comes back unchanged, bit for bit. NaN counts as neither.
+    """
+    curvature = (p * q).sum(1)
+    frozen = (rs <= stop) | (curvature <= 0)
+    alpha = (rs / curvature)[:, None]
+    r_new = r - alpha * q
+    rs_new = (r_new * r_new).sum(1)
+    p_new = r_new + (rs_new / rs)[:, None] * p
+    keep = frozen[:, None]
+    return (
+        torch.where(keep, x, x + alpha * p),
+        torch.where(keep, r, r_new),
+        torch.where(keep, p, p_new),
+        torch.where(frozen, rs, rs_new),
+    )
