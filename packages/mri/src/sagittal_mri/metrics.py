@@ -11,7 +11,8 @@ def nrmse(image: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tenso
     """``||x - r|| / ||r||`` per image, inside ``mask``.
 
     Args:
-        image, reference: ``(B, H, W)`` real.
+        image: ``(B, H, W)`` real.
+        reference: ``(B, H, W)`` real.
         mask: ``(B, H, W)`` bool; None takes every pixel.
 
     Returns:
@@ -28,7 +29,8 @@ def psnr(
     """``20 log10(peak / RMSE)`` in dB per image, the error averaged inside ``mask``.
 
     Args:
-        image, reference: ``(B, H, W)`` real.
+        image: ``(B, H, W)`` real.
+        reference: ``(B, H, W)`` real.
         mask: ``(B, H, W)`` bool; None takes every pixel.
         peak: ``(B,)`` dynamic range; None is the maximum of each reference (fastMRI takes the
             maximum of the volume).
@@ -51,7 +53,8 @@ def ssim(
     pixels whose window lies inside the image; the mean runs over those inside ``mask``.
 
     Args:
-        image, reference: ``(B, H, W)`` real.
+        image: ``(B, H, W)`` real.
+        reference: ``(B, H, W)`` real.
         mask: ``(B, H, W)`` bool; None takes every pixel.
         peak: ``(B,)`` dynamic range; None is the maximum of each reference.
 

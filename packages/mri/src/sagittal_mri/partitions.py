@@ -2,8 +2,8 @@
 
 An acquisition holds the samples ``a``. A partition draws views; in each, the network sees the input
 samples I and is judged on the target samples T with weights w:
-``L = sum_views || W^1/2 M_T (F S f(y_I) - y) ||^2``. Conditioned on I this is a supervised risk with
-weight ``w_k P(k in T | I)`` at each position k (UNITS; propositions P1-P4 in the tests), so supervised
+``L = sum_views || W^1/2 M_T (F S f(y_I) - y) ||^2``. Conditioned on I this is a supervised risk
+with weight ``w_k P(k in T | I)`` at each position k (UNITS; the tests check it), so supervised
 training, SSDU and its K-weighted form differ only in the partition.
 
 Positions are Cartesian columns or radial spokes; all coils of a position go together, because
@@ -38,8 +38,8 @@ class Partition(Protocol):
     """Draws the views of one batch.
 
     ``resample`` says how often the draw changes: "step" (a new split each time a scan is seen) or
-    "fixed" (one split per scan for the whole training). ``supervised`` says whether targets come from
-    a fully sampled reference instead of the acquired samples.
+    "fixed" (one split per scan for the whole training). ``supervised`` says whether targets come
+    from a fully sampled reference instead of the acquired samples.
     """
 
     resample: str
@@ -56,6 +56,7 @@ class Supervised:
     supervised = True
 
     def __call__(self, acquisition: Acquisition, generators: list[torch.Generator]) -> list[View]:
+        """One view; nothing is drawn."""
         everything = torch.ones_like(acquisition.acquired)
         return [View(acquisition.acquired, everything, everything.to(acquisition.density))]
 
@@ -85,6 +86,7 @@ class SSDU:
         self.rho, self.resample, self.views = rho, resample, views
 
     def __call__(self, acquisition: Acquisition, generators: list[torch.Generator]) -> list[View]:
+        """``views`` independent splits."""
         return [self._draw(acquisition, generators) for _ in range(self.views)]
 
     def _draw(self, acquisition: Acquisition, generators: list[torch.Generator]) -> View:

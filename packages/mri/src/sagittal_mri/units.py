@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import lightning
 import torch
-from sagittal_core.seeds import counter_generator
 from torch import Tensor, nn
 
+from sagittal_core.seeds import counter_generator
 from sagittal_mri.data.batch import ReconBatch
 from sagittal_mri.metrics import nrmse, psnr, ssim
 from sagittal_mri.nn.unrolled import UnrolledNetwork
@@ -90,7 +90,7 @@ class UNITS(lightning.LightningModule):
         """Draw this step's views; the draw is a function of (seed, scan, epoch) alone."""
         epoch = self.current_epoch if self.partition.resample == "step" else 0
         generators = [
-            counter_generator(self.run_seed, "split", int(index), epoch) for index in batch.index
+            counter_generator(self.run_seed, "split", int(index), epoch) for index in batch.number
         ]
         law = Acquisition(batch.acquired, batch.density, batch.calibration)
         return self.partition(law, generators)
@@ -115,12 +115,12 @@ class UNITS(lightning.LightningModule):
     def training_step(self, batch: ReconBatch, batch_index: int) -> Tensor:
         """Loss of one batch."""
         loss = self.loss(batch, self.views(batch))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.index))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.number))
         return loss
 
     def validation_step(self, batch: ReconBatch, batch_index: int) -> None:
         """Self-supervised validation loss always; image metrics where a reference exists."""
-        size = len(batch.index)
+        size = len(batch.number)
         self.log("val/loss", self.loss(batch, self.views(batch)), batch_size=size, sync_dist=True)
         self._log_metrics("val", batch, batch_index)
 
@@ -131,7 +131,7 @@ class UNITS(lightning.LightningModule):
     def _log_metrics(self, stage: str, batch: ReconBatch, batch_index: int) -> None:
         if not batch.has_reference:
             return
-        image, reference, size = self(batch).abs(), batch.reference, len(batch.index)
+        image, reference, size = self(batch).abs(), batch.reference, len(batch.number)
         for name, metric in (("psnr", psnr), ("ssim", ssim), ("nrmse", nrmse)):
             value = metric(image, reference, batch.body).mean()
             bar = name == "psnr"
@@ -149,7 +149,7 @@ class UNITS(lightning.LightningModule):
                 caption = ["reconstruction | reference | 5 x error"]
                 logger.log_image("val/panel", [pixels], step=self.global_step, caption=caption)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> Any:
         """Adam with a cosine decay to a tenth over the planned steps."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
         steps = max(1, int(self.trainer.estimated_stepping_batches))

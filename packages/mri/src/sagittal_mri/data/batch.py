@@ -20,7 +20,7 @@ class ReconBatch(NamedTuple):
     density: Tensor  # (B, W) float32, acquisition probability of each column
     calibration: Tensor  # (B, W) bool
     scale: Tensor  # (B,) float32, from the calibration block only
-    index: Tensor  # (B,) int64, number of the scan in its data set; seeds its splits
+    number: Tensor  # (B,) int64, number of the scan in its data set; seeds its splits
     reference_kspace: Tensor  # (B, C, H, W) fully sampled, or (B, 0, H, W) where unknown
     reference: Tensor  # (B, H, W) magnitude; zeros where unknown
     body: Tensor  # (B, H, W) bool, pixels that the metrics count

@@ -1,8 +1,9 @@
 """Multi-coil k-space simulated from a real magnitude volume: phase, coils, noise, undersampling.
 
-Every slice is a scan of its own, with its own coil array, phase, noise and columns, all functions of
-(seed, slice, repeat), so a scan is the same in every process and after every restart. The network's
-side of the scan (maps, scale) is computed from the noisy calibration block, never from the truth.
+Every slice is a scan of its own, with its own coil array, phase, noise and columns, all functions
+of (seed, slice, repeat), so a scan is the same in every process and after every restart. What a
+network is given with it (maps, scale) is computed from the noisy calibration block, never from the
+truth.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import torch
-from sagittal_core.errors import DataError
-from sagittal_core.seeds import counter_generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sagittal_core.errors import DataError
+from sagittal_core.seeds import counter_generator
 from sagittal_mri.data.anatomy import loop_coil_maps, oriented_slices, smooth_phase
 from sagittal_mri.data.batch import ReconBatch
 from sagittal_mri.physics.coils import espirit_maps, expand, root_sum_of_squares
@@ -172,7 +173,9 @@ def make_scan(
 
     Args:
         kspace: ``(C, H, W)`` complex64, zero outside the acquired columns.
-        acquired, density, calibration: ``(W,)``.
+        acquired: ``(W,)`` bool.
+        density: ``(W,)`` float32, acquisition probability of each column.
+        calibration: ``(W,)`` bool, the fully sampled block.
         index: number of the scan in its data set.
         reference_kspace: ``(C, H, W)`` fully sampled, if known.
         body: ``(H, W)`` bool, pixels that metrics count; None counts every pixel.

@@ -43,7 +43,7 @@ class UNetDenoiser(nn.Module):
         )
         self.last = nn.Conv2d(channels, 2, 1)
         nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        nn.init.zeros_(self.last.get_parameter("bias"))
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, H, W)`` complex to ``(B, H, W)`` complex, any H and W."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from sagittal_core.ops import cg_solve
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sagittal_core.ops import cg_solve
 from sagittal_mri.nn.unet import UNetDenoiser
 from sagittal_mri.physics.sense import SenseOperator
 
@@ -17,8 +17,8 @@ class UnrolledNetwork(nn.Module):
     """``iterations`` times: denoise, then make consistent with the measured samples.
 
     ``data_consistency="cg"`` solves ``(A^H A + lam I) x = A^H y + lam z`` with lam learned per
-    iteration (MoDL, Aggarwal et al., TMI 2019, eq. 8), differentiated implicitly, so memory does not
-    grow with the CG iterations. ``"gradient"`` takes ``x = z - eta A^H (A z - y)`` (variational
+    iteration (MoDL, Aggarwal et al., TMI 2019, eq. 8), differentiated implicitly, so memory does
+    not grow with the CG iterations. ``"gradient"`` takes ``x = z - eta A^H (A z - y)`` (variational
     network, Hammernik et al., MRM 2018).
 
     Args:

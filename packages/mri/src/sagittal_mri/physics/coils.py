@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def root_sum_of_squares(images: Tensor, dim: int = -3) -> Tensor:
-    """Magnitude combination over the coil axis: ``(..., C, H, W)`` complex to ``(..., H, W)`` real."""
+    """Magnitude combination over the coil axis: ``(..., C, H, W)`` to real ``(..., H, W)``."""
     return images.abs().square().sum(dim).sqrt()
 
 
@@ -50,7 +50,8 @@ def espirit_maps(
         relative to the first virtual coil (the dominant one of the calibration data).
 
     Raises:
-        ValueError: if the block is smaller than the kernel, or holds only zeros.
+        ValueError: if the block is smaller than the kernel, holds only zeros, or explains no pixel
+            (too few samples for so many coils).
     """
     coils, height, width = calibration.shape
     if height < kernel or width < kernel:
@@ -70,7 +71,13 @@ def espirit_maps(
     dominant = torch.linalg.eigh(flat @ flat.mH)[1][:, -1]
     virtual = torch.einsum("c,chw->hw", dominant.conj(), leading)
     maps = leading * torch.polar(torch.ones_like(virtual.real), -virtual.angle())
-    return maps * (values[..., -1] >= crop)
+    support = values[..., -1] >= crop
+    if not bool(support.any()):
+        raise ValueError(
+            f"espirit_maps: no pixel's eigenvalue reaches {crop} with a {height} x {width} block "
+            f"and {coils} coils; enlarge the calibration block or take a smaller kernel"
+        )
+    return maps * support
 
 
 def _signal_subspace(calibration: Tensor, kernel: int, threshold: float) -> Tensor:
@@ -87,7 +94,7 @@ def _signal_subspace(calibration: Tensor, kernel: int, threshold: float) -> Tens
 
 
 def _projection_field(vectors: Tensor, kernel: int, shape: tuple[int, int]) -> Tensor:
-    """``G(r)_cd = sum_n v_nc(r) conj(v_nd(r))`` at every pixel, ``(H, W, C, C)``, eigenvalues <= 1."""
+    """``G(r)_cd = sum_n v_nc(r) conj(v_nd(r))``, ``(H, W, C, C)``, eigenvalues at most 1."""
     grid = 2 * kernel
     coarse = torch.fft.ifft2(vectors, s=(grid, grid), norm="forward")
     product = torch.einsum("nchw,ndhw->cdhw", coarse, coarse.conj())

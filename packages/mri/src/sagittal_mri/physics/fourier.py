@@ -1,4 +1,4 @@
-"""Centred, orthonormal discrete Fourier transforms (the convention of fastMRI and ISMRMRD tools)."""
+"""Centred, orthonormal discrete Fourier transforms, as fastMRI and ISMRMRD tools use them."""
 
 from __future__ import annotations
 

@@ -22,16 +22,14 @@ class Undersampling(NamedTuple):
 
 
 def calibration_columns(width: int, calibration: int) -> Tensor:
-    """The centred block of ``calibration`` columns as ``(width,)`` bool; centre is ``width // 2``."""
+    """The block of ``calibration`` columns centred on ``width // 2``, ``(width,)`` bool."""
     columns = torch.zeros(width, dtype=torch.bool)
     first = width // 2 - calibration // 2
     columns[first : first + calibration] = True
     return columns
 
 
-def column_density(
-    width: int, acceleration: float, calibration: int, power: float = 2.0
-) -> Tensor:
+def column_density(width: int, acceleration: float, calibration: int, power: float = 2.0) -> Tensor:
     """Acquisition probability per column: 1 in the calibration block, falling polynomially outside.
 
     Outside the block ``p_j ∝ (1 - |j - c| / c)^power + floor``, clipped to 1, scaled so that the

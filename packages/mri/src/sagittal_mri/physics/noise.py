@@ -27,7 +27,9 @@ def noise_covariance(samples: Tensor) -> Tensor:
     """
     coils, count = samples.shape
     if count <= coils:
-        raise ValueError(f"noise_covariance: {count} samples cannot give a {coils} x {coils} matrix")
+        raise ValueError(
+            f"noise_covariance: {count} samples cannot give a {coils} x {coils} matrix"
+        )
     centered = samples - samples.mean(1, keepdim=True)
     return centered @ centered.mH / (count - 1)
 
@@ -50,5 +52,5 @@ def whitening_matrix(covariance: Tensor) -> Tensor:
 
 
 def whiten(kspace: Tensor, covariance: Tensor) -> Tensor:
-    """Whiten coil data ``(..., C, a, b)`` with the noise covariance ``(C, C)`` (Pruessmann 2001)."""
+    """Whiten coil data ``(..., C, a, b)`` by the noise covariance ``(C, C)`` (Pruessmann 2001)."""
     return torch.einsum("dc,...cab->...dab", whitening_matrix(covariance), kspace)

@@ -10,15 +10,15 @@ import math
 from typing import Protocol
 
 import torch
-from sagittal_core.ops import nufft_type1, nufft_type2, toeplitz_kernel, toeplitz_normal
 from torch import Tensor
 
+from sagittal_core.ops import nufft_type1, nufft_type2, toeplitz_kernel, toeplitz_normal
 from sagittal_mri.physics.coils import combine, expand
 from sagittal_mri.physics.fourier import fft2c, ifft2c
 
 
 class SenseOperator(Protocol):
-    """What a reconstruction may ask of the physics; all linear, ``adjoint`` is the exact adjoint."""
+    """What a reconstruction may ask of the physics; ``adjoint`` is the exact adjoint."""
 
     maps: Tensor
 

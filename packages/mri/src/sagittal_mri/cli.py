@@ -1,0 +1,21 @@
+"""The console command ``sagittal-mri``."""
+
+from __future__ import annotations
+
+import sys
+
+from sagittal_core import cli
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run one verb and return its exit status (0 ok, 2 bad input or config, 3 run finished)."""
+    verbs = {
+        "compare": "sagittal_mri.compare:compare",
+        "reconstruct": "sagittal_mri.reconstruct:reconstruct",
+    }
+    return cli.main(args, prog="sagittal-mri", verbs=verbs, register="sagittal_mri.registry")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run())
