@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import Dataset
+
 from sagittal_core.errors import ConfigError
 from sagittal_core.sampling import CounterSampler, ItemKey, ResumableDataLoader
 from sagittal_core.seeds import counter_generator
-from torch import Tensor
-from torch.utils.data import Dataset
 
 
 class Keys(Dataset[Tensor]):

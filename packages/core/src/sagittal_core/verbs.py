@@ -1,0 +1,51 @@
+"""Verbs that are plain typed functions: imported only when asked for, run by jsonargparse."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from sagittal_core.errors import ConfigError
+
+
+def load(target: str) -> Callable[..., Any]:
+    """Import ``"module:function"``."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def run(prog: str, verb: str, target: str, args: list[str]) -> int:
+    """Parse ``args`` by the function's signature and call it.
+
+    Required parameters are positional, the others options; ``-c file.yaml`` may give any of them.
+
+    Args:
+        prog: Name of the program, for messages.
+        verb: Name of the verb, for messages.
+        target: ``"module:function"``; its docstring is the help text.
+        args: The command line after the verb.
+
+    Returns:
+        The function's integer result, else 0.
+
+    Raises:
+        ConfigError: If the arguments do not fit the signature.
+    """
+    # Neither jsonargparse nor a verb's module need import torch to answer --help.
+    from argparse import ArgumentError
+
+    from jsonargparse import ArgumentParser
+
+    function = load(target)
+    summary = (function.__doc__ or "").strip().partition("\n\n")[0]
+    parser = ArgumentParser(prog=f"{prog} {verb}", description=summary, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="config", help="YAML file with any of these")
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    try:
+        values = parser.parse_args(args)
+    except ArgumentError as error:
+        raise ConfigError(f"{prog} {verb}: {error}") from None
+    values.pop("config", None)
+    result = function(**parser.instantiate_classes(values).as_dict())
+    return result if isinstance(result, int) else 0

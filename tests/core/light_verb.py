@@ -1,0 +1,16 @@
+"""A verb that needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def repeat(file: Path, times: int = 2) -> int:
+    """Print the content of a file several times.
+
+    Args:
+        file: The file to read.
+        times: How often.
+    """
+    print(file.read_text() * times)
+    return 0

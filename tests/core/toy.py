@@ -1,0 +1,109 @@
+"""A tiny model, data module and verbs for the command-line tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sagittal_core import cli
+from sagittal_core.sampling import ItemKey, ResumableDataLoader
+from sagittal_core.seeds import counter_generator
+
+
+class Noise(Dataset[Tensor]):
+    """Draws that depend on the item and the epoch."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, key: ItemKey) -> Tensor:
+        return torch.randn(4, generator=counter_generator(0, key.epoch, key.index, "noise"))
+
+
+class ToyData(pl.LightningDataModule):
+    """Noise to denoise.
+
+    Args:
+        length: Training items.
+        batch_size: Items a batch.
+        num_workers: Loader processes.
+    """
+
+    def __init__(self, length: int = 20, batch_size: int = 2, num_workers: int = 0) -> None:
+        super().__init__()
+        self.length, self.batch_size, self.num_workers = length, batch_size, num_workers
+
+    def _loader(self, length: int, shuffle: bool) -> ResumableDataLoader:
+        return ResumableDataLoader(
+            Noise(length),
+            seed=5,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+        )
+
+    def train_dataloader(self) -> ResumableDataLoader:
+        return self._loader(self.length, True)
+
+    def val_dataloader(self) -> ResumableDataLoader:
+        return self._loader(5, False)
+
+    test_dataloader = val_dataloader
+
+
+class ToyModel(pl.LightningModule):
+    """Two layers with dropout and a buffer.
+
+    Args:
+        learning_rate: Step size of Adam.
+        diverge_at: Step at which the loss becomes NaN; -1: never.
+        pause: Seconds a step.
+    """
+
+    def __init__(
+        self, learning_rate: float = 1e-2, diverge_at: int = -1, pause: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 4)
+        )
+        self.register_buffer("scale", torch.ones(1))
+        self.learning_rate, self.diverge_at, self.pause = learning_rate, diverge_at, pause
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        time.sleep(self.pause)
+        kill_at, flag = int(os.environ.get("TOY_KILL_AT", -1)), os.environ.get("TOY_FLAG", "")
+        if self.global_step == kill_at and not Path(flag).exists():
+            Path(flag).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss = (self.net(batch) * self.scale - batch).square().mean()
+        if self.global_step == self.diverge_at:
+            loss = loss * float("nan")
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val_loss", (self.net(batch) * self.scale - batch).square().mean(), sync_dist=True)
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("test_loss", (self.net(batch) * self.scale - batch).square().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+
+def run(args: list[str] | None = None) -> int:
+    verbs = {"repeat": "light_verb:repeat"}
+    return cli.main(args, prog="toy", verbs=verbs, register="toy")
+
