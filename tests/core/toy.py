@@ -106,4 +106,3 @@ class ToyModel(pl.LightningModule):
 def run(args: list[str] | None = None) -> int:
     verbs = {"repeat": "light_verb:repeat"}
     return cli.main(args, prog="toy", verbs=verbs, register="toy")
-
