@@ -127,6 +127,14 @@ def smooth_size(minimum: int) -> int:
         size += 2
 
 
+def fourier(x: Tensor, dims: int, *, inverse: bool = False, norm: str | None = None) -> Tensor:
+    """FFT over the last ``dims`` dimensions; an empty batch, which torch.fft refuses, is itself."""
+    if x.numel() == 0:
+        return x
+    transform = torch.fft.ifftn if inverse else torch.fft.fftn
+    return transform(x, dim=tuple(range(-dims, 0)), norm=norm)
+
+
 @dataclass(frozen=True)
 class NufftPlan:
     """Everything about a transform that depends on the trajectory but not on the data.

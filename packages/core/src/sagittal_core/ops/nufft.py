@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sagittal_core.ops import _library, _native, reference
-from sagittal_core.ops.gridding import NufftPlan, check_trajectory, nufft_plan
+from sagittal_core.ops.gridding import NufftPlan, check_trajectory, fourier, nufft_plan
 
 _SMALLEST_TOL = {torch.complex64: 1e-6, torch.complex128: 1e-13}
 
@@ -184,7 +184,7 @@ def _type2(image: Tensor, plan: NufftPlan) -> Tensor:
     grid = image.new_zeros(*image.shape[:2], *plan.grid_shape)
     for source, target in _corners(plan.shape, plan.grid_shape):
         grid[target] = image[source]
-    grid = torch.fft.fftn(grid, dim=tuple(range(2, grid.dim())))
+    grid = fourier(grid, len(plan.shape))
     return torch.ops.sagittal.interp(grid, plan.points, plan.order, plan.offsets, plan.coefficients)
 
 
@@ -193,7 +193,7 @@ def _type1(samples: Tensor, plan: NufftPlan) -> Tensor:
     grid = torch.ops.sagittal.spread(
         samples, plan.points, plan.order, plan.offsets, plan.coefficients, plan.grid_shape
     )
-    grid = torch.fft.ifftn(grid, dim=tuple(range(2, grid.dim())), norm="forward")
+    grid = fourier(grid, len(plan.shape), inverse=True, norm="forward")
     image = grid.new_empty(*grid.shape[:2], *plan.shape)
     for target, source in _corners(plan.shape, plan.grid_shape):
         image[target] = grid[source]

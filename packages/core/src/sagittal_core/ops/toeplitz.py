@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sagittal_core.ops import _library, _native, reference
-from sagittal_core.ops.gridding import check_trajectory
+from sagittal_core.ops.gridding import check_trajectory, fourier
 from sagittal_core.ops.nufft import nufft_type1
 
 # The kernel is computed once per trajectory, always in double precision.
@@ -123,18 +123,17 @@ def toeplitz_normal(
     """
     kernel = _check_normal(image, maps, kernel)
     _native.load()
-    dims = tuple(range(2, image.dim() + 1))
+    dims = image.dim() - 1
     weight = lam
     if isinstance(lam, Tensor) and lam.dim():
         weight = lam.reshape(-1, *(1,) * (image.dim() - 1))
     out = image * weight
     modulations = _modulations(tuple(image.shape[1:]), image.dtype, image.device)
     for phase, modulation in enumerate(modulations):
-        spectrum = torch.fft.fftn(
-            torch.ops.sagittal.toeplitz_expand(image, maps, modulation), dim=dims
-        )
+        coil_images = torch.ops.sagittal.toeplitz_expand(image, maps, modulation)
+        spectrum = fourier(coil_images, dims)
         spectrum = torch.ops.sagittal.toeplitz_filter(spectrum, kernel[:, phase])
-        coil_images = torch.fft.ifftn(spectrum, dim=dims)
+        coil_images = fourier(spectrum, dims, inverse=True)
         out = torch.ops.sagittal.toeplitz_reduce(coil_images, maps, modulation, out)
     return out
 

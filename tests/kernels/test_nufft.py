@@ -1,0 +1,212 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sagittal_core.ops import nufft_plan, nufft_type1, nufft_type2, reference
+
+SHAPES = [(12, 15), (40, 33), (1, 6), (7, 8, 9)]
+
+
+def complex_randn(*shape, dtype=torch.complex128):
+    return torch.randn(*shape, dtype=dtype)
+
+
+def frequencies(*shape, dtype=torch.float64):
+    omega = (torch.rand(*shape, dtype=dtype) * 2 - 1) * math.pi
+    if shape[-2] > 3:
+        omega[..., 0, :] = math.pi
+        omega[..., 1, :] = -math.pi
+        omega[..., 2, :] = omega[..., 3, :]
+    return omega
+
+
+def relative(found, wanted):
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-9])
+def test_meets_tolerance_in_double(shape, tol):
+    omega = frequencies(200, len(shape))
+    x, y = complex_randn(2, *shape), complex_randn(2, 200)
+    assert relative(nufft_type2(x, omega, tol), reference.nudft_type2(x, omega)) <= tol
+    assert (
+        relative(nufft_type1(y, omega, shape, tol), reference.nudft_type1(y, omega, shape)) <= tol
+    )
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-5])
+def test_meets_tolerance_in_single(tol):
+    omega = frequencies(300, 2)
+    x, y = complex_randn(2, 64, 50), complex_randn(2, 300)
+    found = nufft_type2(x.to(torch.complex64), omega.float(), tol)
+    assert found.dtype == torch.complex64
+    # The oracle sees the trajectory as it was rounded.
+    exact = omega.float().double().clamp(-math.pi, math.pi)
+    assert relative(found, reference.nudft_type2(x, exact)) <= tol
+    found = nufft_type1(y.to(torch.complex64), omega.float(), (64, 50), tol)
+    assert relative(found, reference.nudft_type1(y, exact, (64, 50))) <= tol
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 20), min_size=2, max_size=3),
+    count=st.integers(0, 30),
+    coils=st.integers(0, 3),
+    frames=st.integers(0, 2),
+)
+def test_adjoint(shape, count, coils, frames):
+    """<A x, y> = <x, A^H y>; frames = 0 stands for one trajectory without a frame dimension."""
+    lead = (frames, coils) if frames else (coils,)
+    omega = frequencies(*((frames,) if frames else ()), count, len(shape))
+    x, y = complex_randn(*lead, *shape), complex_randn(*lead, count)
+    forward = nufft_type2(x, omega)
+    backward = nufft_type1(y, omega, tuple(shape))
+    assert forward.shape == y.shape
+    assert backward.shape == x.shape
+    left, right = (forward.conj() * y).sum(), (x.conj() * backward).sum()
+    scale = float(forward.norm() * y.norm()) or 1.0
+    assert abs(left - right) <= 1e-12 * scale
+
+
+def test_frames_are_independent_transforms():
+    omega, x = frequencies(3, 50, 2), complex_randn(3, 2, 9, 10)
+    found = nufft_type2(x, omega)
+    for t in range(3):
+        torch.testing.assert_close(found[t], nufft_type2(x[t], omega[t]), rtol=1e-13, atol=1e-13)
+
+
+def test_no_samples_gives_zero_image():
+    omega = torch.zeros(0, 2, dtype=torch.float64)
+    image = nufft_type1(complex_randn(2, 0), omega, (5, 6))
+    assert image.shape == (2, 5, 6)
+    assert not image.any()
+
+
+def test_non_contiguous_and_conjugated_views():
+    omega = frequencies(2, 40).T
+    x = complex_randn(10, 3, 9).transpose(0, 1).conj()
+    wanted = nufft_type2(x.resolve_conj().contiguous(), omega.contiguous())
+    torch.testing.assert_close(nufft_type2(x, omega), wanted, rtol=0, atol=0)
+
+
+def test_plan_gives_the_same_bits():
+    omega, x = frequencies(40, 2), complex_randn(9, 10)
+    plan = nufft_plan(omega, (9, 10), 1e-5)
+    assert torch.equal(nufft_type2(x, omega, 1e-5, plan=plan), nufft_type2(x, omega, 1e-5))
+    with pytest.raises(ValueError, match="plan was built for"):
+        nufft_type2(complex_randn(9, 11), omega, 1e-5, plan=plan)
+    with pytest.raises(ValueError, match="plan was built for"):
+        nufft_type2(x, omega, 1e-6, plan=plan)
+
+
+@pytest.mark.parametrize("shape", [(64, 70), (20, 18, 22)])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_same_bits_on_one_and_two_threads(shape, dtype, threads):
+    omega = frequencies(5000, len(shape), dtype=dtype.to_real())
+    x, y = complex_randn(3, *shape, dtype=dtype), complex_randn(3, 5000, dtype=dtype)
+    plan = nufft_plan(omega, shape)
+    results = []
+    for count in (1, 2):
+        threads(count)
+        grid = torch.ops.sagittal.spread(
+            y[None], plan.points, plan.order, plan.offsets, plan.coefficients, plan.grid_shape
+        )
+        results.append((nufft_type2(x, omega), nufft_type1(y, omega, shape), grid))
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 2)])
+def test_gradients(shape):
+    omega = frequencies(5, len(shape)) * 0.9
+    x, y = complex_randn(2, *shape), complex_randn(2, 5)
+    for tensor in (omega, x, y):
+        tensor.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, w: nufft_type2(a, w, 1e-12), (x, omega))
+    assert torch.autograd.gradcheck(lambda a, w: nufft_type1(a, w, shape, 1e-12), (y, omega))
+    assert torch.autograd.gradgradcheck(lambda a, w: nufft_type2(a, w, 1e-12), (x, omega))
+
+
+def test_gradients_with_frames():
+    omega, x = (frequencies(2, 4, 2) * 0.9).requires_grad_(), complex_randn(2, 3, 4)
+    assert torch.autograd.gradcheck(lambda w: nufft_type2(x, w, 1e-12), (omega,))
+
+
+def test_nan_stays_in_its_coil():
+    omega, x = frequencies(40, 2), complex_randn(2, 9, 10)
+    x[0, 3, 3] = math.nan
+    found = nufft_type2(x, omega)
+    assert found[0].isnan().all()
+    assert not found[1].isnan().any()
+
+
+@pytest.mark.parametrize("framed", [False, True])
+def test_agrees_with_torchkbnufft(framed):
+    pytest.importorskip("torchkbnufft")
+    lead = (2, 3) if framed else (3,)
+    omega = frequencies(*lead[:-1], 60, 2)
+    x, y = complex_randn(*lead, 12, 15), complex_randn(*lead, 60)
+    other = nufft_type2(x, omega, backend="torchkbnufft")
+    assert relative(other, nufft_type2(x, omega, 1e-9)) < 3e-3
+    other = nufft_type1(y, omega, (12, 15), backend="torchkbnufft")
+    assert relative(other, nufft_type1(y, omega, (12, 15), 1e-9)) < 3e-3
+
+
+def test_bad_arguments_say_what_is_wrong():
+    omega, x = frequencies(10, 2), complex_randn(4, 5)
+    with pytest.raises(ValueError, match="radians per pixel"):
+        nufft_type2(x, omega * 2)
+    with pytest.raises(ValueError, match="holds NaN"):
+        nufft_type2(x, omega * math.nan)
+    with pytest.raises(TypeError, match="must be complex"):
+        nufft_type2(x.real, omega)
+    with pytest.raises(TypeError, match=r"trajectory must be torch\.float64"):
+        nufft_type2(x, omega.float())
+    with pytest.raises(ValueError, match="differ in M"):
+        nufft_type1(complex_randn(9), omega, (4, 5))
+    with pytest.raises(ValueError, match="does not fit a trajectory"):
+        nufft_type1(complex_randn(10), omega, (4, 5, 6))
+    with pytest.raises(ValueError, match="has 2 frames"):
+        nufft_type2(complex_randn(3, 4, 5), frequencies(2, 10, 2))
+    with pytest.raises(ValueError, match="backend must be"):
+        nufft_type2(x, omega, backend="other")
+    with pytest.raises(ValueError, match=r"can't be met in torch\.complex64"):
+        nufft_type2(x.to(torch.complex64), omega.float(), 1e-9)
+
+
+def gridding_arguments(dtype):
+    plan = nufft_plan(frequencies(2, 30, 2), (17, 20), 1e-5)
+    return (plan.points, plan.order, plan.offsets, plan.coefficients), plan.grid_shape
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_kernels_follow_the_reference(dtype):
+    arguments, grid_shape = gridding_arguments(dtype)
+    samples, grid = (
+        complex_randn(2, 3, 30, dtype=dtype),
+        complex_randn(2, 3, *grid_shape, dtype=dtype),
+    )
+    bound = 1e-5 if dtype == torch.complex64 else 1e-13
+    found = torch.ops.sagittal.spread(samples, *arguments, grid_shape)
+    assert relative(found, reference.spread(samples, *arguments, grid_shape)) < bound
+    found = torch.ops.sagittal.interp(grid, *arguments)
+    assert relative(found, reference.interp(grid, *arguments)) < bound
+
+
+def test_opcheck():
+    arguments, grid_shape = gridding_arguments(torch.complex128)
+    samples = complex_randn(2, 3, 30).requires_grad_()
+    grid = complex_randn(2, 3, *grid_shape).requires_grad_()
+    torch.library.opcheck(torch.ops.sagittal.spread, (samples, *arguments, grid_shape))
+    torch.library.opcheck(torch.ops.sagittal.interp, (grid, *arguments))
+
+
+def test_gridding_gives_no_gradient_to_points():
+    arguments, grid_shape = gridding_arguments(torch.complex128)
+    points = arguments[0].clone().requires_grad_()
+    with pytest.raises(NotImplementedError, match="no gradient to points"):
+        torch.ops.sagittal.spread(complex_randn(2, 3, 30), points, *arguments[1:], grid_shape)

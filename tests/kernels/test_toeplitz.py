@@ -1,0 +1,147 @@
+import math
+
+import pytest
+import torch
+
+from sagittal_core.ops import nufft_type1, nufft_type2, reference, toeplitz_kernel, toeplitz_normal
+
+
+def problem(shape, batch=2, coils=3, count=60, dtype=torch.complex128):
+    real = dtype.to_real()
+    omega = (torch.rand(count, len(shape), dtype=real) * 2 - 1) * math.pi
+    weights = torch.rand(count, dtype=real)
+    image = torch.randn(batch, *shape, dtype=dtype)
+    maps = torch.randn(batch, coils, *shape, dtype=dtype)
+    return omega, weights, image, maps
+
+
+def direct(image, maps, omega, weights):
+    """Sum over coils of conj(S) A^H W A S x by direct sums."""
+    samples = reference.nudft_type2(maps * image[:, None], omega) * weights
+    return (maps.conj() * reference.nudft_type1(samples, omega, image.shape[1:])).sum(1)
+
+
+def relative(found, wanted):
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("shape", [(12, 15), (9, 9), (1, 4), (4, 5, 6)])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.complex64, 1e-6), (torch.complex128, 1e-11)])
+def test_equals_the_normal_operator(shape, dtype, bound):
+    omega, weights, image, maps = problem(shape, dtype=dtype)
+    found = toeplitz_normal(image, maps, toeplitz_kernel(omega, weights, shape), 0.3)
+    wide = torch.complex128
+    wanted = direct(image.to(wide), maps.to(wide), omega.double(), weights.double())
+    assert relative(found, wanted + 0.3 * image) < bound
+
+
+def test_equals_gridding_there_and_back():
+    omega, weights, image, maps = problem((16, 16))
+    samples = nufft_type2(maps * image[:, None], omega, 1e-9) * weights
+    wanted = (maps.conj() * nufft_type1(samples, omega, (16, 16), 1e-9)).sum(1)
+    found = toeplitz_normal(image, maps, toeplitz_kernel(omega, weights, (16, 16)))
+    assert relative(found, wanted) < 1e-8
+
+
+@pytest.mark.parametrize("shape", [(12, 15), (4, 5, 6)])
+def test_is_self_adjoint(shape):
+    omega, weights, x, maps = problem(shape)
+    y = torch.randn_like(x)
+    kernel = toeplitz_kernel(omega, weights, shape)
+    assert not kernel.is_complex()
+    left = (toeplitz_normal(x, maps, kernel).conj() * y).sum()
+    right = (x.conj() * toeplitz_normal(y, maps, kernel)).sum()
+    assert abs(left - right) <= 1e-12 * abs(left)
+
+
+def test_kernels_of_groups_add_up():
+    omega, weights, _, _ = problem((10, 11))
+    groups = torch.stack([weights * (torch.arange(60) % 3 == g) for g in range(3)])
+    kernels = toeplitz_kernel(omega, groups, (10, 11))
+    assert kernels.shape == (3, 4, 10, 11)
+    torch.testing.assert_close(kernels.sum(0), toeplitz_kernel(omega, weights, (10, 11)))
+
+
+def test_frames_and_shared_maps():
+    omega, _, image, maps = problem((8, 9))
+    frames = torch.stack([omega, omega.flip(1) * 0.5])
+    weights = torch.rand(2, 60, dtype=torch.float64)
+    kernel = toeplitz_kernel(frames, weights, (8, 9))
+    found = toeplitz_normal(image, maps[:1], kernel, torch.tensor([0.0, 2.0]).double())
+    for t, lam in enumerate((0.0, 2.0)):
+        wanted = direct(image[t : t + 1], maps[:1], frames[t], weights[t]) + lam * image[t]
+        assert relative(found[t : t + 1], wanted) < 1e-11
+
+
+def test_zero_weights_and_no_samples_give_zero():
+    omega, weights, image, maps = problem((6, 7))
+    for w, o in ((weights * 0, omega), (weights[:0], omega[:0])):
+        assert not toeplitz_normal(image, maps, toeplitz_kernel(o, w, (6, 7))).any()
+
+
+def test_gradients():
+    omega, weights, image, maps = problem((3, 4), coils=2, count=9)
+    kernel = toeplitz_kernel(omega, weights, (3, 4))
+    lam = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    inputs = (image, maps, kernel, lam)
+    for tensor in inputs:
+        tensor.requires_grad_()
+    assert torch.autograd.gradcheck(toeplitz_normal, inputs)
+    assert torch.autograd.gradcheck(
+        toeplitz_normal, (image, maps.detach()[:1].requires_grad_(), kernel, lam)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_kernels_follow_the_reference(dtype):
+    omega, weights, image, maps = problem((50, 61), dtype=dtype)
+    kernel = toeplitz_kernel(omega, weights, (50, 61))[None, 1]
+    modulation = torch.randn(50, 61, dtype=dtype)
+    ops = torch.ops.sagittal
+    bound = 1e-6 if dtype == torch.complex64 else 1e-14
+    coils = ops.toeplitz_expand(image, maps, modulation)
+    assert relative(coils, reference.toeplitz_expand(image, maps, modulation)) < bound
+    found = ops.toeplitz_filter(coils, kernel)
+    assert relative(found, reference.toeplitz_filter(coils, kernel)) < bound
+    found = ops.toeplitz_reduce(coils, maps, modulation, image)
+    assert relative(found, reference.toeplitz_reduce(coils, maps, modulation, image)) < bound
+
+
+def test_opcheck():
+    omega, weights, image, maps = problem((5, 6))
+    kernel = toeplitz_kernel(omega, weights, (5, 6))[None, 1].clone()
+    modulation = torch.randn(5, 6, dtype=torch.complex128)
+    for tensor in (image, maps, kernel):
+        tensor.requires_grad_()
+    coils = torch.randn_like(maps).requires_grad_()
+    ops = torch.ops.sagittal
+    torch.library.opcheck(ops.toeplitz_expand, (image, maps, modulation))
+    torch.library.opcheck(ops.toeplitz_filter, (coils, kernel))
+    torch.library.opcheck(ops.toeplitz_reduce, (coils, maps, modulation, image))
+
+
+def test_same_bits_on_one_and_two_threads(threads):
+    omega, weights, image, maps = problem((70, 80), dtype=torch.complex64)
+    kernel = toeplitz_kernel(omega, weights, (70, 80))
+    results = []
+    for count in (1, 2):
+        threads(count)
+        results.append(toeplitz_normal(image, maps, kernel, 0.1))
+    assert torch.equal(*results)
+
+
+def test_bad_arguments_say_what_is_wrong():
+    omega, weights, image, maps = problem((6, 7))
+    kernel = toeplitz_kernel(omega, weights, (6, 7))
+    with pytest.raises(ValueError, match="weights must be >= 0"):
+        toeplitz_kernel(omega, -weights, (6, 7))
+    with pytest.raises(ValueError, match="do not fit trajectory"):
+        toeplitz_kernel(omega, weights[1:], (6, 7))
+    with pytest.raises(TypeError, match=r"weights must be torch\.float64"):
+        toeplitz_kernel(omega, weights.float(), (6, 7))
+    with pytest.raises(ValueError, match="maps must be"):
+        toeplitz_normal(image, maps[:, :, 1:], kernel)
+    with pytest.raises(ValueError, match="kernel must be"):
+        toeplitz_normal(image, maps, kernel[:3])
+    with pytest.raises(TypeError, match=r"kernel must be torch\.float64"):
+        toeplitz_normal(image, maps, kernel.float())
