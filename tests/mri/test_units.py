@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from sagittal_mri.data.batch import ReconBatch, collate
 from sagittal_mri.data.simulate import SimulatedScans
 from sagittal_mri.nn.unet import UNetDenoiser

@@ -12,8 +12,8 @@ from sagittal_mri.data.batch import ReconBatch
 from sagittal_mri.metrics import psnr
 from sagittal_mri.physics.sense import SenseOperator
 
-LAMBDAS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-ITERATIONS = (2, 3, 4, 6, 8, 12, 20)
+LAMBDAS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
+ITERATIONS = (2, 3, 4, 6, 12)
 
 
 def cg_sense(operator: SenseOperator, samples: Tensor, lam: float, iterations: int) -> Tensor:

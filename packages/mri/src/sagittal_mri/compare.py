@@ -83,7 +83,6 @@ def _tune(data: SimulatedMRI) -> dict[float, tuple[float, int, float]]:
             f"lambda {lam:g}, {iterations} iterations, {score:.2f} dB",
             flush=True,
         )
-        _lam, _iterations, _score = tuned[acceleration]
     return tuned
 
 
@@ -185,8 +184,9 @@ def _explain(tuned: dict[float, tuple[float, int, float]]) -> str:
     """What the reader has to know to trust the figures."""
     chosen = "; ".join(f"R = {r:g}: lambda {v[0]:g}, {v[1]} iterations" for r, v in tuned.items())
     return (
-        "Simulated multi-coil k-space of a real magnitude image. Every method's coil maps come "
-        "from the noisy calibration block. The self-supervised model never saw a fully sampled scan. "
+        "Simulated multi-coil k-space of a real magnitude image. Every method's coil maps "
+        "come from the noisy calibration block. The self-supervised model saw no fully sampled "
+        "scan. "
         "CG-SENSE was tuned on validation slices (" + chosen + "). The scans are slices of one "
         "volume: the intervals speak of its slices, not of patients."
     )

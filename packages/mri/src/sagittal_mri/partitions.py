@@ -12,7 +12,8 @@ receiver noise is independent between positions but not between coils.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Acquisition(NamedTuple):
     calibration: Tensor  # (B, P) bool, fully sampled block: maps and scale come from it
 
 
-class Partition(Protocol):
+class Partition(ABC):
     """Draws the views of one batch.
 
     ``resample`` says how often the draw changes: "step" (a new split each time a scan is seen) or
@@ -45,11 +46,12 @@ class Partition(Protocol):
     resample: str
     supervised: bool
 
+    @abstractmethod
     def __call__(self, acquisition: Acquisition, generators: list[torch.Generator]) -> list[View]:
         """Views of the batch; ``generators`` holds one counter-seeded generator per scan."""
 
 
-class Supervised:
+class Supervised(Partition):
     """Input: all that was acquired. Target: every position of the fully sampled reference."""
 
     resample = "fixed"
@@ -61,7 +63,7 @@ class Supervised:
         return [View(acquisition.acquired, everything, everything.to(acquisition.density))]
 
 
-class SSDU:
+class SSDU(Partition):
     """Self-supervision by data undersampling (Yaman et al., MRM 2020;84:3172).
 
     Each acquired position outside the calibration block is kept in the input with probability
