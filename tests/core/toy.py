@@ -103,6 +103,16 @@ class ToyModel(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
 
+class PlainToyModel(ToyModel):
+    """The same without dropout."""
+
+    def __init__(
+        self, learning_rate: float = 1e-2, diverge_at: int = -1, pause: float = 0.0
+    ) -> None:
+        super().__init__(learning_rate, diverge_at, pause)
+        self.net[1] = torch.nn.Identity()
+
+
 def run(args: list[str] | None = None) -> int:
     verbs = {"repeat": "light_verb:repeat"}
     return cli.main(args, prog="toy", verbs=verbs, register="toy")

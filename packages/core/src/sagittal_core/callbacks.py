@@ -295,6 +295,15 @@ class PlainProgress(ProgressBar):
         self.every_seconds = every_seconds
         self._start = self._shown = 0.0
         self._first = 0
+        self._active = True
+
+    def disable(self) -> None:
+        """Show nothing; Lightning calls this on ranks other than 0."""
+        self._active = False
+
+    def enable(self) -> None:
+        """Show lines again."""
+        self._active = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -305,12 +314,12 @@ class PlainProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Show a line if enough time has passed."""
-        if trainer.is_global_zero and time.monotonic() - self._shown >= self.every_seconds:
+        if self._active and time.monotonic() - self._shown >= self.every_seconds:
             self._show(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show a line with the validation metrics."""
-        if trainer.is_global_zero and not trainer.sanity_checking and trainer.state.fn == "fit":
+        if self._active and not trainer.sanity_checking and trainer.state.fn == "fit":
             self._show(trainer, pl_module)
 
     def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:

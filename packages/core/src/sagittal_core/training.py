@@ -31,6 +31,8 @@ def run(prog: str, verb: str, args: list[str], register: str) -> int:
     importlib.import_module(register)
     # A user's own choice stands; without one nothing leaves the machine.
     os.environ.setdefault("WANDB_MODE", "offline")
+    # Lightning calls a deprecated method of jsonargparse; a user can do nothing about it.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     check_files(args)

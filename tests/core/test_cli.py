@@ -1,0 +1,183 @@
+"""Mistakes in a configuration, light verbs, and what reaches the loggers."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+Main = Callable[..., int]
+
+
+def changed(config: dict, path: str, value: object) -> dict:
+    *parents, key = path.split(".")
+    inner = config
+    for parent in parents:
+        inner = inner[parent]
+    inner[key] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (
+            "model.init_args.lerning_rate",
+            0.1,
+            [
+                "unknown key 'lerning_rate' under model.init_args",
+                "allowed: diverge_at",
+                "did you mean 'learning_rate'?",
+            ],
+        ),
+        ("data.init_args.lenght", 3, ["data.init_args", "did you mean 'length'?"]),
+        ("trainer.max_epoch", 3, ["under trainer", "did you mean 'max_epochs'?"]),
+        ("modle", {}, ["unknown key 'modle'", "did you mean 'model'?"]),
+        ("model.class_path", "ToyModle", ["class_path 'ToyModle' under model", "'ToyModel'?"]),
+        ("model.class_path", "no.such.Model", ["cannot import", "no.such.Model", "under model"]),
+        ("model.init_args.learning_rate", "fast", ["learning_rate", "fast"]),
+        ("trainer.max_epochs", "many", ["max_epochs", "many"]),
+        ("model.init_arg", {}, ["under model", "did you mean 'init_args'?"]),
+    ],
+)
+def test_a_mistake_is_named(
+    toy_main: Main,
+    config: dict,
+    capsys: pytest.CaptureFixture[str],
+    path: str,
+    value: object,
+    says: list[str],
+) -> None:
+    assert toy_main("fit", changed(config, path, value)) == 2
+    err = capsys.readouterr().err
+    for part in says:
+        assert part in err
+    assert "Traceback" not in err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(("text", "says"), [("a: [", "no valid YAML"), ("- 1", "expected keys")])
+def test_unreadable_config(
+    toy_main: Main, config: dict, capsys: pytest.CaptureFixture[str], text: str, says: str
+) -> None:
+    Path("broken.yaml").write_text(text)
+    assert toy_main("fit", config, "-c", "broken.yaml") == 2
+    assert says in capsys.readouterr().err
+    assert toy_main("fit", config, "--config=none.yaml") == 2
+    assert "none.yaml" in capsys.readouterr().err
+
+
+def test_configs_compose_and_options_override(toy_main: Main, config: dict) -> None:
+    Path("more.yaml").write_text("trainer: {max_epochs: 1}\nrun_name: composed\nmonitor: val_loss")
+    assert toy_main("fit", config, "-c", "more.yaml", "--data.init_args.length", "4") == 0
+    (run,) = Path("runs").iterdir()
+    assert run.name.startswith("composed-")
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved["data"]["init_args"]["length"] == 4
+    assert saved["trainer"]["max_epochs"] == 1
+    assert {f.name for f in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    # The saved config is a config: the same run, now finished.
+    assert toy_main("fit", saved) == 3
+
+
+def test_unknown_verb(toy_main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    import toy
+
+    assert toy.run(["fti"]) == 2
+    assert "did you mean 'fit'?" in capsys.readouterr().err
+    assert toy.run([]) == 2
+    assert toy.run(["--help"]) == 0
+    assert "repeat" in capsys.readouterr().out
+
+
+LIGHT = """
+import sys
+sys.path.insert(0, {here!r})
+from sagittal_core import cli
+verbs = {{"repeat": "light_verb:repeat"}}
+status = cli.main({args!r}, prog="toy", verbs=verbs, register="toy")
+heavy = {{"torch", "lightning", "pytorch_lightning", "numpy"}} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "says"),
+    [
+        (["--help"], 0, "repeat"),
+        (["repeat", "--help"], 0, "Print the content"),
+        (["repeat", "text.txt", "--times", "3"], 0, "aaa"),
+        (["repeat", "-c", "verb.yaml"], 0, "aaaa"),
+        (["repeat", "text.txt", "--times", "x"], 2, "times"),
+        (["repeat"], 2, "file"),
+        (["nothing"], 2, "unknown verb"),
+    ],
+)
+def test_light_verbs_do_not_import_torch(
+    tmp_path: Path, args: list[str], status: int, says: str
+) -> None:
+    (tmp_path / "text.txt").write_text("a")
+    (tmp_path / "verb.yaml").write_text("file: text.txt\ntimes: 4\n")
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT.format(here=str(HERE), args=args)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert says in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def log_records(data: bytes) -> Iterator[bytes]:
+    """Records of a .wandb file: 7 bytes of header, then LevelDB's log format."""
+    block, position, record = 32768, 7, b""
+    while position + 7 <= len(data):
+        if block - position % block < 7:  # the rest of a block is padding
+            position += block - position % block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        record += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, last
+            yield record
+            record = b""
+
+
+def test_offline_weights_and_biases_holds_config_and_metrics(toy_main: Main, config: dict) -> None:
+    from wandb.proto import wandb_internal_pb2
+
+    config["trainer"]["max_epochs"] = 1
+    config["trainer"]["logger"] = {"class_path": "lightning.pytorch.loggers.WandbLogger"}
+    assert toy_main("fit", config) == 0
+    import wandb
+
+    wandb.finish()
+    (run,) = Path("runs").iterdir()
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    settings, metrics = {}, {}
+    for data in log_records(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        for update in record.config.update:
+            settings[update.key or ".".join(update.nested_key)] = update.value_json
+        for item in record.history.item:
+            metrics[item.key or ".".join(item.nested_key)] = item.value_json
+        if record.HasField("run"):
+            assert record.run.display_name == run.name
+            settings |= {u.key: u.value_json for u in record.run.config.update}
+    assert "ToyModel" in str(settings)
+    assert '"max_epochs": 1' in str(settings) or '"max_epochs":1' in str(settings)
+    assert "val_loss" in metrics
+    assert (run / "metrics.csv").is_file()
+    assert not Path("wandb").exists()
