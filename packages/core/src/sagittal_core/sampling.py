@@ -23,7 +23,7 @@ class ItemKey(NamedTuple):
     Seed an item's own randomness with ``counter_seed(seed, key.epoch, sample_id, purpose)``.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody needs
     epoch: int
 
 

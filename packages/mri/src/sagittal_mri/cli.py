@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from sagittal_core import cli
+from sagittal_core.cli import main as run_cli
 
 
 def run(args: list[str] | None = None) -> int:
@@ -13,7 +13,7 @@ def run(args: list[str] | None = None) -> int:
         "compare": "sagittal_mri.compare:compare",
         "reconstruct": "sagittal_mri.reconstruct:reconstruct",
     }
-    return cli.main(args, prog="sagittal-mri", verbs=verbs, register="sagittal_mri.registry")
+    return run_cli(args, prog="sagittal-mri", verbs=verbs, register="sagittal_mri.registry")
 
 
 def main() -> None:

@@ -41,7 +41,8 @@ def load_magnitude(path: Path) -> np.ndarray:
         if path.suffix == ".npy":
             volume = np.load(path, allow_pickle=False)
         else:
-            volume = np.asanyarray(nibabel.load(path).dataobj)
+            image = nibabel.load(path)
+            volume = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
     except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
         raise DataError(
             path, key="image", expected="a NIfTI or .npy magnitude image", found=str(error)
@@ -189,9 +190,8 @@ def make_scan(
     maps = espirit_maps(block, shape)
     low = root_sum_of_squares(ifft2c(kspace * calibration))
     scale = torch.quantile(low, 0.99)
-    known = reference_kspace is not None
-    full = reference_kspace if known else kspace[:0]
-    reference = root_sum_of_squares(ifft2c(full)) if known else torch.zeros(shape)
+    full = kspace[:0] if reference_kspace is None else reference_kspace
+    reference = root_sum_of_squares(ifft2c(full))  # zeros without coils
     pixels = torch.ones(shape, dtype=torch.bool) if body is None else body
     fields = (kspace, maps, acquired, density, calibration, scale, torch.tensor(index), full)
     return ReconBatch(*(field.unsqueeze(0) for field in (*fields, reference, pixels)))
