@@ -122,13 +122,14 @@ def test_same_bits_on_one_and_two_threads(shape, dtype, threads):
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 2)])
 def test_gradients(shape):
-    omega = frequencies(5, len(shape)) * 0.9
-    x, y = complex_randn(2, *shape), complex_randn(2, 5)
+    omega = frequencies(4, len(shape)) * 0.9
+    x, y = complex_randn(1, *shape), complex_randn(1, 4)
     for tensor in (omega, x, y):
         tensor.requires_grad_()
     assert torch.autograd.gradcheck(lambda a, w: nufft_type2(a, w, 1e-12), (x, omega))
     assert torch.autograd.gradcheck(lambda a, w: nufft_type1(a, w, shape, 1e-12), (y, omega))
-    assert torch.autograd.gradgradcheck(lambda a, w: nufft_type2(a, w, 1e-12), (x, omega))
+    if len(shape) == 2:
+        assert torch.autograd.gradgradcheck(lambda a, w: nufft_type2(a, w, 1e-12), (x, omega))
 
 
 def test_gradients_with_frames():

@@ -84,8 +84,8 @@ def _resolve() -> BackendInfo:
             continue
         try:
             path = find()
-        except _build.Unavailable as reason:
-            failures.append(f"{mode}: {reason}")
+        except _build.Unavailable as why:
+            failures.append(f"{mode}: {why}")
             continue
         torch.ops.load_library(path)
         isa = ("portable", "avx2", "avx512")[int(torch.ops.sagittal._cpu_isa())]

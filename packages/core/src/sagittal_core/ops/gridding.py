@@ -99,14 +99,11 @@ def _fit_cells(width: int, c: float, error: float) -> np.ndarray:
     # Cell j sees t = (l0 + j - u) / (width / 2), and l0 - u = (z + 1) / 2 - width / 2.
     wanted = np.stack([_prolate((z + 1 + 2 * j) / width - 1, c) for j in cells])
     for degree in range(2, 26):
-        fits = [
-            chebyshev.cheb2poly(
-                chebyshev.chebinterpolate(
-                    lambda s, j=j: _prolate((s + 1 + 2 * j) / width - 1, c), degree
-                )
-            )
-            for j in cells
-        ]
+        # Interpolation at the Chebyshev points of each cell.
+        nodes = chebyshev.chebpts1(degree + 1)
+        values = np.stack([_prolate((nodes + 1 + 2 * j) / width - 1, c) for j in cells], axis=1)
+        series = np.linalg.solve(chebyshev.chebvander(nodes, degree), values)
+        fits = [chebyshev.cheb2poly(series[:, j]) for j in cells]
         table = np.stack([np.pad(f, (0, degree + 1 - len(f)))[::-1] for f in fits], axis=1)
         found = np.stack([np.polyval(table[:, j], z) for j in cells])
         if np.abs(found - wanted).max() < max(error, 2e-15):

@@ -123,7 +123,9 @@ def toeplitz_reduce(
     coil_images: Tensor, maps: Tensor, modulation: Tensor, partial: Tensor
 ) -> Tensor:
     """``partial_b + conj(m) sum_c conj(S_bc) v_bc``: (B, *N)."""
-    return partial + modulation.conj() * (maps.conj() * coil_images).sum(1)
+    # Not conj(): its lazy view is not resolved when a compiled graph calls this function.
+    coils = (torch.conj_physical(maps) * coil_images).sum(1)
+    return partial + torch.conj_physical(modulation) * coils
 
 
 def cg_step(

@@ -74,10 +74,10 @@ def toeplitz_kernel(trajectory: Tensor, weights: Tensor, shape: tuple[int, ...])
         # Lag -N occurs in no difference of two pixels, and has no partner at +N.
         response.select(axis, 0).zero_()
     spectrum = torch.fft.fftn(torch.fft.ifftshift(response, dim=axes), dim=axes).real
-    phases = [
-        spectrum[(..., *(slice(b, None, 2) for b in bits))]
-        for bits in itertools.product((0, 1), repeat=len(shape))
-    ]
+    phases = []
+    for bits in itertools.product((0, 1), repeat=len(shape)):
+        bins = (..., *(slice(bit, None, 2) for bit in bits))
+        phases.append(spectrum[bins])
     kernel = torch.stack(phases, -len(shape) - 1) / 2 ** len(shape)
     return kernel.to(trajectory.dtype).contiguous()
 
