@@ -29,7 +29,7 @@ def losses(runs: str) -> dict[int, str]:
     return {int(row["step"]): row["train_loss"] for row in rows}
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.e2e)])
 def test_killed_in_mid_epoch_equals_undisturbed(
     toy: Toy, toy_main: Main, config: dict, workers: int
 ) -> None:
@@ -173,6 +173,7 @@ def test_nan_loss_stops_and_keeps_a_good_checkpoint(
     assert read_checkpoint(last)["global_step"] == 6
 
 
+@pytest.mark.e2e
 def test_interrupt_says_how_to_resume(toy: Toy, config: dict) -> None:
     import os
     import signal
@@ -202,6 +203,7 @@ def test_interrupt_says_how_to_resume(toy: Toy, config: dict) -> None:
     assert "same command" in err
 
 
+@pytest.mark.e2e
 def test_two_processes_equal_one_with_twice_the_batch(toy: Toy, config: dict) -> None:
     config["trainer"].update(max_epochs=2, strategy="ddp", devices=2)
     # Dropout draws differ between ranks by design; the joined batch is compared without it.

@@ -127,10 +127,11 @@ def _import(path: str, where: str) -> type:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"cannot import class_path {path!r} under {where}: {error}") from None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _subclasses(base: type) -> Iterator[type]:
+    cls: type
     for cls in base.__subclasses__():
         if not cls.__module__.startswith("lightning.") and not cls.__name__.startswith("_"):
             yield cls
