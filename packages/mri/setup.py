@@ -9,11 +9,8 @@ setup(
     install_requires=[
         f"sagittal-core @ {core.as_uri()}" if local else "sagittal-core>=0.1,<0.2",
         "h5py>=3.10",
-        "ismrmrd>=1.14",
         "nibabel>=5.2",
         "nilearn>=0.10",  # carries the MNI152 T1 volume that the demo simulates from
         "numpy>=1.26",
-        "scipy>=1.11",
-        "torchkbnufft>=1.4",
     ]
 )

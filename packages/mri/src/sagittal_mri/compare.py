@@ -14,7 +14,7 @@ import torch
 
 from sagittal_core import sample_data
 from sagittal_core.report import Report, mosaic
-from sagittal_core.stats import Interval, bootstrap_interval, paired_bootstrap
+from sagittal_core.stats import Interval, bootstrap_interval
 from sagittal_mri.baselines import cg_sense, tune_cg_sense
 from sagittal_mri.data.batch import ReconBatch
 from sagittal_mri.data.datamodule import SimulatedMRI
@@ -151,6 +151,8 @@ def _tabulate(report: Report, name: str, scores: Scores, n: int, baseline: str) 
     """Add the tables of one group of scans; return the same as plain values."""
 
     def text(interval: Interval, digits: int) -> str:
+        if interval.n < 2:
+            return f"{interval.estimate:.{digits}f} (one scan)"
         values = (interval.estimate, interval.low, interval.high)
         return "{} [{}, {}]".format(*(f"{value:.{digits}f}" for value in values))
 
@@ -158,10 +160,12 @@ def _tabulate(report: Report, name: str, scores: Scores, n: int, baseline: str) 
     rows: list[list[str]] = []
     plain: dict[str, Any] = {}
     for method, values in scores.items():
-        intervals = {m: bootstrap_interval(np.array(v)) for m, v in values.items()}
+        intervals = {m: _interval(np.array(v)) for m, v in values.items()}
         rows.append([method, *(text(i, digits[m]) for m, i in intervals.items())])
         plain[method] = {m: [i.estimate, i.low, i.high] for m, i in intervals.items()}
     caption = f"{name}: mean and 95 % bootstrap interval over {n} scans"
+    if n < 2:
+        caption = f"{name}: one scan, hence no interval"
     report.table(name, ["method", *METRICS], rows, caption)
 
     key, gains = "PSNR (dB)", []
@@ -170,14 +174,21 @@ def _tabulate(report: Report, name: str, scores: Scores, n: int, baseline: str) 
             continue
         for other in ("CG-SENSE", baseline):
             if other in scores and other != method:
-                pair = (np.array(scores[method][key]), np.array(scores[other][key]))
-                gain = paired_bootstrap(*pair)
+                gain = _interval(np.array(scores[method][key]) - np.array(scores[other][key]))
                 gains.append([f"{method} - {other}", text(gain, 2)])
                 plain[f"{method} - {other}"] = [gain.estimate, gain.low, gain.high]
-    for _row in gains:
-        pass
+    for row in gains:
+        print(f"  {row[0]}: {row[1]} dB", flush=True)
     report.table(f"{name}: paired differences", ["difference", "PSNR (dB)"], gains, caption)
     return plain | {"n": n}
+
+
+def _interval(values: np.ndarray) -> Interval:
+    """Mean with its bootstrap interval; a single scan has a value and no interval."""
+    if len(values) < 2:
+        value = float(values[0])
+        return Interval(estimate=value, low=float("nan"), high=float("nan"), level=0.95, n=1)
+    return bootstrap_interval(values)
 
 
 def _explain(tuned: dict[float, tuple[float, int, float]]) -> str:

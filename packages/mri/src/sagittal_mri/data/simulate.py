@@ -191,7 +191,8 @@ def make_scan(
     low = root_sum_of_squares(ifft2c(kspace * calibration))
     scale = torch.quantile(low, 0.99)
     full = kspace[:0] if reference_kspace is None else reference_kspace
-    reference = root_sum_of_squares(ifft2c(full))  # zeros without coils
+    known = reference_kspace is not None
+    reference = root_sum_of_squares(ifft2c(full)) if known else torch.zeros(shape)
     pixels = torch.ones(shape, dtype=torch.bool) if body is None else body
     fields = (kspace, maps, acquired, density, calibration, scale, torch.tensor(index), full)
     return ReconBatch(*(field.unsqueeze(0) for field in (*fields, reference, pixels)))
