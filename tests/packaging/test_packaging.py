@@ -19,10 +19,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = sorted(p.parent.name for p in (ROOT / "packages").glob("*/pyproject.toml"))
-# Required, but reached without an import statement: ninja by torch's extension builder, wandb by
-# Lightning's logger, nilearn's
-# data files by find_spec.
-NOT_IMPORTED = {"ninja", "nilearn", "wandb"}
+# Required, but reached without an import statement: ninja by torch's extension builder, rich and
+# wandb by Lightning's progress bar and logger, nilearn's data files by find_spec.
+NOT_IMPORTED = {"nilearn", "ninja", "rich", "wandb"}
 JUNK = shutil.ignore_patterns("build", "*.egg-info", "__pycache__", "*.so")
 
 if sys.version_info >= (3, 11):
