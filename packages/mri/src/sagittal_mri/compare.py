@@ -184,10 +184,10 @@ def _tabulate(report: Report, name: str, scores: Scores, n: int, baseline: str) 
 
 
 def _interval(values: np.ndarray) -> Interval:
-    """Mean with its bootstrap interval; a single scan has a value and no interval."""
+    """Mean with its bootstrap interval; a single scan has its value for both ends."""
     if len(values) < 2:
         value = float(values[0])
-        return Interval(estimate=value, low=float("nan"), high=float("nan"), level=0.95, n=1)
+        return Interval(estimate=value, low=value, high=value, level=0.95, n=1)
     return bootstrap_interval(values)
 
 
