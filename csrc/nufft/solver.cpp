@@ -8,6 +8,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <numeric>
 #include <tuple>
 #include <vector>
 
@@ -214,45 +215,54 @@ std::vector<double> chunked_sums(int64_t batch, int64_t n, const F& sum) {
   return total;
 }
 
+// Sum of a[i] b[i] in kLanes interleaved partial sums: independent chains, one fixed order.
+template <class T>
+double dot(const T* a, const T* b, int64_t n) {
+  constexpr int kLanes = 8;
+  double lane[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int k = 0; k < kLanes; ++k) lane[k] += double(a[i + k]) * double(b[i + k]);
+  for (; i < n; ++i) lane[i % kLanes] += double(a[i]) * double(b[i]);
+  return std::accumulate(lane, lane + kLanes, 0.0);
+}
+
 template <class T>
 void step(const Tensor& x, const Tensor& r, const Tensor& p, const Tensor& q, const Tensor& rs,
           const Tensor& stop, Tensor& x1, Tensor& r1, Tensor& p1, Tensor& rs1) {
   const int64_t batch = x.size(0), n = x.size(1);
   const T *xs = in<T>(x), *res = in<T>(r), *dir = in<T>(p), *act = in<T>(q);
+  const T *norm0 = in<T>(rs), *limit = in<T>(stop);
+  T *next_x = out<T>(x1), *next_r = out<T>(r1), *next_p = out<T>(p1), *norm1 = out<T>(rs1);
   const auto curvature = chunked_sums(batch, n, [&](int64_t b, int64_t begin, int64_t end) {
-    double sum = 0;
-    for (int64_t i = b * n + begin; i < b * n + end; ++i) sum += double(dir[i]) * double(act[i]);
-    return sum;
+    return dot(dir + b * n + begin, act + b * n + begin, end - begin);
   });
   std::vector<char> frozen(batch);
   for (int64_t b = 0; b < batch; ++b)
-    frozen[b] = in<T>(rs)[b] <= in<T>(stop)[b] || T(curvature[b]) <= T(0);
+    frozen[b] = norm0[b] <= limit[b] || T(curvature[b]) <= T(0);
   const auto norm = chunked_sums(batch, n, [&](int64_t b, int64_t begin, int64_t end) {
     const int64_t from = b * n + begin, to = b * n + end;
-    double sum = 0;
     if (frozen[b]) {
-      std::copy(xs + from, xs + to, out<T>(x1) + from);
-      std::copy(res + from, res + to, out<T>(r1) + from);
-      return sum;
+      std::copy(xs + from, xs + to, next_x + from);
+      std::copy(res + from, res + to, next_r + from);
+      return 0.0;
     }
-    const T alpha = in<T>(rs)[b] / T(curvature[b]);
+    const T alpha = norm0[b] / T(curvature[b]);
     for (int64_t i = from; i < to; ++i) {
-      const T value = res[i] - alpha * act[i];
-      out<T>(x1)[i] = xs[i] + alpha * dir[i];
-      out<T>(r1)[i] = value;
-      sum += double(value) * double(value);
+      next_x[i] = xs[i] + alpha * dir[i];
+      next_r[i] = res[i] - alpha * act[i];
     }
-    return sum;
+    return dot(next_r + from, next_r + from, end - begin);
   });
-  for (int64_t b = 0; b < batch; ++b) out<T>(rs1)[b] = frozen[b] ? in<T>(rs)[b] : T(norm[b]);
+  for (int64_t b = 0; b < batch; ++b) norm1[b] = frozen[b] ? norm0[b] : T(norm[b]);
   for_chunks(batch, n, [&](int64_t b, int64_t begin, int64_t end) {
     const int64_t from = b * n + begin, to = b * n + end;
     if (frozen[b]) {
-      std::copy(dir + from, dir + to, out<T>(p1) + from);
+      std::copy(dir + from, dir + to, next_p + from);
       return;
     }
-    const T beta = T(norm[b]) / in<T>(rs)[b];
-    for (int64_t i = from; i < to; ++i) out<T>(p1)[i] = in<T>(r1)[i] + beta * dir[i];
+    const T beta = T(norm[b]) / norm0[b];
+    for (int64_t i = from; i < to; ++i) next_p[i] = next_r[i] + beta * dir[i];
   });
 }
 
