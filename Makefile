@@ -64,7 +64,7 @@ lint: $(VENV)/.packages ## ruff, mypy, import contracts, clang-format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' | xargs -r $(BIN)/clang-format --dry-run -Werror
+	find csrc benchmarks -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' | xargs -r $(BIN)/clang-format --dry-run -Werror
 
 bench: venv ## every benchmark against its named peers
 	for f in benchmarks/bench_*.py; do $(BIN)/python $$f || exit 1; done
