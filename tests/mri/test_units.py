@@ -88,11 +88,25 @@ def test_loss_of_a_batch_is_the_mean_over_its_scans() -> None:
 def test_residual_loss_by_hand() -> None:
     target = torch.tensor([[[[3.0 + 4.0j, 0.0]]]])
     residual = torch.tensor([[[[0.0 + 0.0j, 2.0]]]])
+    seen = torch.tensor([[[[0.0, 10.0j]]]])
     weight = torch.tensor([[1.0, 4.0]])
     view = View(weight > 2, weight > 0, weight)
-    assert float(residual_loss(residual, target, view, "l2")) == pytest.approx(16 / 25)
+    assert float(residual_loss(residual, target, seen, view, "l2")) == pytest.approx(16 / 100)
     expected = 0.5 * (4 / 5 + 4 / 5)  # normalised l2 norm: sqrt(16 / 25); l1: 2 * 2 / 5
-    assert float(residual_loss(residual, target, view, "l1_l2")) == pytest.approx(expected)
+    assert float(residual_loss(residual, target, seen, view, "l1_l2")) == pytest.approx(expected)
+
+
+def test_l2_weighs_noisy_targets_no_more_than_others() -> None:
+    """Equal residuals count equally whatever the target's own energy: the divisor is I's."""
+    seen, residual = torch.full((2, 1, 1, 4), 2.0 + 0j), torch.full((2, 1, 1, 4), 1.0 + 0j)
+    target = torch.ones(2, 1, 1, 4) * torch.tensor([10.0 + 0j, 1e-3 + 0j])[:, None, None, None]
+    ones = torch.ones(2, 4)
+    view = View(ones > 0, ones > 0, ones)
+    losses = [
+        float(residual_loss(residual[i : i + 1], target[i : i + 1], seen[i : i + 1], view, "l2"))
+        for i in range(2)
+    ]
+    assert losses[0] == pytest.approx(losses[1])
 
 
 def test_consistency_needs_two_views() -> None:

@@ -15,24 +15,29 @@ from sagittal_mri.nn.unrolled import UnrolledNetwork
 from sagittal_mri.partitions import Acquisition, KWeightedSSDU, Partition, View
 
 
-def residual_loss(residual: Tensor, target: Tensor, view: View, distance: str) -> Tensor:
+def residual_loss(
+    residual: Tensor, target: Tensor, seen: Tensor, view: View, distance: str
+) -> Tensor:
     """Distance between predicted and measured target samples.
 
     Args:
         residual: ``(B, C, H, W)`` complex, ``M_T (F S f - y)``.
-        target: ``(B, C, H, W)`` complex, ``M_T y``, which normalises.
+        target: ``(B, C, H, W)`` complex, ``M_T y``.
+        seen: ``(B, C, H, W)`` complex, ``M_I y``, the network's input samples.
         view: its weights, ``(B, W)``.
-        distance: "l2": ``sum w |r|^2 / sum w |y|^2``, per scan. "l1_l2": the mean of the normalised
-            l1 and l2 norms (Yaman et al. 2020, eq. 7).
+        distance: "l2": ``sum w |r|^2 / sum |M_I y|^2``, per scan. The divisor is fixed once I is
+            drawn, so that the expectation over T stays a weighted supervised risk; dividing by
+            the target's own energy would weight most those targets that hold only noise. "l1_l2":
+            the mean of the l1 and l2 norms, each over the target's own (Yaman et al. 2020, eq. 7).
 
     Returns:
         Scalar, the mean over the batch.
     """
     weight = view.weight[:, None, None, :].to(residual.real.dtype)
-    power = (weight * target.abs().square()).flatten(1).sum(1)
     square = (weight * (residual.real.square() + residual.imag.square())).flatten(1).sum(1)
     if distance == "l2":
-        return (square / power).mean()
+        return (square / seen.abs().square().flatten(1).sum(1)).mean()
+    power = (weight * target.abs().square()).flatten(1).sum(1)
     root = weight.sqrt()
     magnitude = (residual.real.square() + residual.imag.square() + 1e-12).sqrt()
     # 1e-12 keeps the gradient of the modulus finite where the residual is exactly zero
@@ -103,10 +108,11 @@ class UNITS(lightning.LightningModule):
         previous = None
         for view in views:
             operator = batch.operator(view.input)
-            image = self.network(batch.kspace * operator.mask.unsqueeze(1) / scale, operator)
+            seen = batch.kspace * operator.mask.unsqueeze(1) / scale
+            image = self.network(seen, operator)
             goal = batch.operator(view.target, everything=self.partition.supervised)
             target = goal.mask.unsqueeze(1) * measured / scale
-            total = total + residual_loss(goal(image) - target, target, view, self.distance)
+            total = total + residual_loss(goal(image) - target, target, seen, view, self.distance)
             if self.consistency and previous is not None:
                 total = total + self.consistency * (image - previous).abs().square().mean()
             previous = image
