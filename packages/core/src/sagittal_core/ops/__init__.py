@@ -1,4 +1,4 @@
-"""Fused operators: non-uniform Fourier transforms and conjugate gradients.
+"""Fused operators: non-uniform Fourier transforms, conjugate gradients, codebooks.
 
 Every operator has a plain-torch reference, which is its specification, and may have compiled
 kernels. :func:`backend_info` says which run.
@@ -13,17 +13,24 @@ from sagittal_core.ops._native import (
     native_call_count,
 )
 from sagittal_core.ops.cg import cg_data_consistency, cg_solve
+from sagittal_core.ops.codebook import codebook_lookup, codebook_sums
+from sagittal_core.ops.codebook_update import CodebookState, codebook_ema_update, kmeans
 from sagittal_core.ops.gridding import NufftPlan, nufft_plan
 from sagittal_core.ops.nufft import nufft_type1, nufft_type2
 from sagittal_core.ops.toeplitz import toeplitz_kernel, toeplitz_normal
 
 __all__ = [
     "BackendInfo",
+    "CodebookState",
     "NativeUnavailableError",
     "NufftPlan",
     "backend_info",
     "cg_data_consistency",
     "cg_solve",
+    "codebook_ema_update",
+    "codebook_lookup",
+    "codebook_sums",
+    "kmeans",
     "native_call_count",
     "nufft_plan",
     "nufft_type1",

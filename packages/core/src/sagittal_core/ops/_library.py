@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """Raised whenever a schema below changes: compiled kernels of another number are not loaded."""
 
 LIB = torch.library.Library("sagittal", "DEF")
@@ -41,6 +41,11 @@ LIB.define(
     "cg_step(Tensor x, Tensor r, Tensor p, Tensor q, Tensor rs, Tensor stop) "
     "-> (Tensor, Tensor, Tensor, Tensor)"
 )
+
+# Nearest codes and the sums of their rows. bias: (K,) or (N, K), dtype of the scores. Floating
+# point results come first, as opcheck wants them: (scores, indices) and (sums, counts).
+LIB.define("codebook_lookup(Tensor z, Tensor codebook, Tensor? bias, int k) -> (Tensor, Tensor)")
+LIB.define("codebook_sums(Tensor z, Tensor indices, int size) -> (Tensor, Tensor)")
 
 # Answered by compiled kernels only; never call them unless some are loaded.
 LIB.define("_abi_version() -> int")
