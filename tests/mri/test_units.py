@@ -9,7 +9,7 @@ from sagittal_mri.data.batch import ReconBatch, collate
 from sagittal_mri.data.simulate import SimulatedScans
 from sagittal_mri.nn.unet import UNetDenoiser
 from sagittal_mri.nn.unrolled import UnrolledNetwork
-from sagittal_mri.partitions import SSDU, KWeightedSSDU, Supervised, View
+from sagittal_mri.partitions import SSDU, KWeightedSSDU, Supervised
 from sagittal_mri.physics.sense import RadialSense
 from sagittal_mri.units import UNITS, residual_loss
 
@@ -90,23 +90,33 @@ def test_residual_loss_by_hand() -> None:
     residual = torch.tensor([[[[0.0 + 0.0j, 2.0]]]])
     seen = torch.tensor([[[[0.0, 10.0j]]]])
     weight = torch.tensor([[1.0, 4.0]])
-    view = View(weight > 2, weight > 0, weight)
-    assert float(residual_loss(residual, target, seen, view, "l2")) == pytest.approx(16 / 100)
+    assert float(residual_loss(residual, target, seen, weight, "l2")) == pytest.approx(16 / 100)
     expected = 0.5 * (4 / 5 + 4 / 5)  # normalised l2 norm: sqrt(16 / 25); l1: 2 * 2 / 5
-    assert float(residual_loss(residual, target, seen, view, "l1_l2")) == pytest.approx(expected)
+    assert float(residual_loss(residual, target, seen, weight, "l1_l2")) == pytest.approx(expected)
 
 
 def test_l2_weighs_noisy_targets_no_more_than_others() -> None:
     """Equal residuals count equally whatever the target's own energy: the divisor is I's."""
     seen, residual = torch.full((2, 1, 1, 4), 2.0 + 0j), torch.full((2, 1, 1, 4), 1.0 + 0j)
     target = torch.ones(2, 1, 1, 4) * torch.tensor([10.0 + 0j, 1e-3 + 0j])[:, None, None, None]
-    ones = torch.ones(2, 4)
-    view = View(ones > 0, ones > 0, ones)
+    weight = torch.ones(1, 1, 1, 4)
     losses = [
-        float(residual_loss(residual[i : i + 1], target[i : i + 1], seen[i : i + 1], view, "l2"))
+        float(residual_loss(residual[i : i + 1], target[i : i + 1], seen[i : i + 1], weight, "l2"))
         for i in range(2)
     ]
     assert losses[0] == pytest.approx(losses[1])
+
+
+@pytest.mark.parametrize(("distance", "loss"), [("l2", 0.125), ("l1_l2", 0.5)])
+def test_a_scan_without_target_adds_nothing(distance: str, loss: float) -> None:
+    target = torch.tensor([[[[3.0 + 4.0j]]], [[[0.0j]]]])
+    seen = torch.full((2, 1, 1, 1), 10.0 + 0j)
+    residual = torch.tensor([[[[5.0 + 0.0j]]], [[[0.0j]]]], requires_grad=True)
+    value = residual_loss(residual, target, seen, torch.ones(2, 1, 1, 1), distance)
+    value.backward()
+    assert float(value.detach()) == pytest.approx(loss, abs=1e-5)
+    assert residual.grad is not None
+    assert bool(residual.grad.isfinite().all())
 
 
 def test_consistency_needs_two_views() -> None:
@@ -124,7 +134,7 @@ def test_the_network_takes_radial_samples_too() -> None:
     operator = RadialSense(scans.maps, trajectory, ramp_weights(trajectory, (24, 32)))
     network = UnrolledNetwork(2, 4, 1)
     truth = (scans.maps.conj() * 0 + 1).sum(1) * scans.body
-    image = network(operator(truth), operator)
+    image = network(operator.adjoint(operator(truth)), operator)
     image.abs().sum().backward()
     assert image.shape == truth.shape
     assert float((image.detach() - truth).abs().mean()) < 0.5 * float(truth.abs().mean())

@@ -16,7 +16,7 @@ from sagittal_core import sample_data
 from sagittal_core.report import Report, mosaic
 from sagittal_core.stats import Interval, bootstrap_interval
 from sagittal_mri.baselines import cg_sense, tune_cg_sense
-from sagittal_mri.data.batch import ReconBatch
+from sagittal_mri.data.batch import Scans
 from sagittal_mri.data.datamodule import SimulatedMRI
 from sagittal_mri.data.simulate import SimulatedScans, volume_slices
 from sagittal_mri.metrics import nrmse, psnr, ssim
@@ -105,13 +105,13 @@ def _other_scans(name: str, data: SimulatedMRI) -> SimulatedScans:
 
 @torch.no_grad()
 def _reconstruct(
-    scan: ReconBatch, models: dict[str, Any], tuned: tuple[float, int, float]
+    scan: Scans, models: dict[str, Any], tuned: tuple[float, int, float]
 ) -> dict[str, torch.Tensor]:
     """Magnitude images ``(1, H, W)`` of every method, the classical ones first."""
-    operator = scan.operator()
+    operator, rhs = scan.operator(), scan.adjoint()
     images = {
-        "zero-filled": operator.adjoint(scan.kspace).abs(),
-        "CG-SENSE": cg_sense(operator, scan.kspace, tuned[0], tuned[1]).abs(),
+        "zero-filled": rhs.abs(),
+        "CG-SENSE": cg_sense(operator, rhs, tuned[0], tuned[1]).abs(),
     }
     return images | {label: model(scan).abs() for label, model in models.items()}
 
@@ -137,7 +137,7 @@ def _evaluate(
     return scores, panel
 
 
-def _picture(images: dict[str, torch.Tensor], scan: ReconBatch) -> Any:
+def _picture(images: dict[str, torch.Tensor], scan: Scans) -> Any:
     """Reconstructions with the reference in one row, five-fold errors below."""
     reference = scan.reference[0].numpy()
     top = [image[0].numpy() for image in images.values()]

@@ -110,11 +110,11 @@ def _one_slice(record: KspaceRecord, index: int, model: Any) -> dict[str, Tensor
     )
     scale = torch.quantile(root_sum_of_squares(ifft2c(kspace * inside)).flatten(), 0.99)
     operator = CartesianSense(maps, record.mask[None])
-    samples = kspace[None] / scale
+    rhs = operator.adjoint(kspace[None] / scale)
     images = {
-        "zero-filled": operator.adjoint(samples),
-        "CG-SENSE": cg_sense(operator, samples, 0.003, 6),
-        "model": model.network(samples, operator),
+        "zero-filled": rhs,
+        "CG-SENSE": cg_sense(operator, rhs, 0.003, 6),
+        "model": model.network(rhs, operator),
     }
     return {name: (image[0] * scale).abs() for name, image in images.items()}
 

@@ -9,40 +9,48 @@ import torch
 from torch import Tensor, nn
 
 from sagittal_core.seeds import counter_generator
-from sagittal_mri.data.batch import ReconBatch
+from sagittal_mri.data.batch import Scans
 from sagittal_mri.metrics import nrmse, psnr, ssim
 from sagittal_mri.nn.unrolled import UnrolledNetwork
-from sagittal_mri.partitions import Acquisition, KWeightedSSDU, Partition, View
+from sagittal_mri.partitions import KWeightedSSDU, Partition, View
+from sagittal_mri.physics.sense import SenseOperator
 
 
 def residual_loss(
-    residual: Tensor, target: Tensor, seen: Tensor, view: View, distance: str
+    residual: Tensor, target: Tensor, seen: Tensor, weight: Tensor, distance: str
 ) -> Tensor:
     """Distance between predicted and measured target samples.
 
     Args:
-        residual: ``(B, C, H, W)`` complex, ``M_T (F S f - y)``.
-        target: ``(B, C, H, W)`` complex, ``M_T y``.
-        seen: ``(B, C, H, W)`` complex, ``M_I y``, the network's input samples.
-        view: its weights, ``(B, W)``.
+        residual: ``(B, C, ...)`` complex, ``M_T (A f - y)``.
+        target: same shape, ``M_T y``.
+        seen: ``(B, C, ...)`` complex, ``M_I y``, the network's input samples.
+        weight: of each squared target residual, real, broadcastable to the samples.
         distance: "l2": ``sum w |r|^2 / sum |M_I y|^2``, per scan. The divisor is fixed once I is
             drawn, so that the expectation over T stays a weighted supervised risk; dividing by
             the target's own energy would weight most those targets that hold only noise. "l1_l2":
-            the mean of the l1 and l2 norms, each over the target's own (Yaman et al. 2020, eq. 7).
+            the mean of the l1 and l2 norms, each over the target's own (Yaman et al. 2020, eq. 7);
+            a scan whose split left no target counts 0.
 
     Returns:
         Scalar, the mean over the batch.
     """
-    weight = view.weight[:, None, None, :].to(residual.real.dtype)
-    square = (weight * (residual.real.square() + residual.imag.square())).flatten(1).sum(1)
+    weight = weight.to(residual.real.dtype)
+    energy = residual.real.square() + residual.imag.square()
+    square = (weight * energy).flatten(1).sum(1)
     if distance == "l2":
         return (square / seen.abs().square().flatten(1).sum(1)).mean()
-    power = (weight * target.abs().square()).flatten(1).sum(1)
+    power = _or_one((weight * target.abs().square()).flatten(1).sum(1))
     root = weight.sqrt()
-    magnitude = (residual.real.square() + residual.imag.square() + 1e-12).sqrt()
-    # 1e-12 keeps the gradient of the modulus finite where the residual is exactly zero
-    l1 = (root * magnitude).flatten(1).sum(1) / (root * target.abs()).flatten(1).sum(1)
-    return 0.5 * ((square / power).sqrt() + l1).mean()
+    # 1e-12 keeps the gradients of the roots finite where the residual is exactly zero
+    l1 = (root * (energy + 1e-12).sqrt()).flatten(1).sum(1)
+    l1 = l1 / _or_one((root * target.abs()).flatten(1).sum(1))
+    return 0.5 * ((square / power + 1e-12).sqrt() + l1).mean()
+
+
+def _or_one(total: Tensor) -> Tensor:
+    """The divisor of a sum that may be empty, so that its quotient is 0, not 0 / 0."""
+    return torch.where(total > 0, total, torch.ones_like(total))
 
 
 class UNITS(lightning.LightningModule):
@@ -84,57 +92,60 @@ class UNITS(lightning.LightningModule):
         self.run_seed = run_seed
         self.log_images = log_images
 
-    def forward(self, batch: ReconBatch) -> Tensor:
+    def forward(self, batch: Scans) -> Tensor:
         """Reconstruct from all acquired samples: ``(B, H, W)`` complex, in the scan's own units."""
-        operator = batch.operator()
-        scale = batch.scale[:, None, None, None]
-        image = self.network(batch.kspace / scale, operator)
-        return image * batch.scale[:, None, None]
+        scale = batch.scale[:, None, None]
+        return self.network(batch.adjoint() / scale, batch.operator()) * scale
 
-    def views(self, batch: ReconBatch) -> list[View]:
+    def views(self, batch: Scans) -> list[View]:
         """Draw this step's views; the draw is a function of (seed, scan, epoch) alone."""
         epoch = self.current_epoch if self.partition.resample == "step" else 0
         generators = [
             counter_generator(self.run_seed, "split", int(index), epoch) for index in batch.number
         ]
-        law = Acquisition(batch.acquired, batch.density, batch.calibration)
-        return self.partition(law, generators)
+        return self.partition(batch.law(), generators)
 
-    def loss(self, batch: ReconBatch, views: list[View]) -> Tensor:
+    def loss(self, batch: Scans, views: list[View]) -> Tensor:
         """The UNITS objective of one batch, scalar."""
-        scale = batch.scale[:, None, None, None]
-        measured = batch.reference_kspace if self.partition.supervised else batch.kspace
-        total = batch.kspace.real.new_zeros(())
+        scale = batch.scale[:, None, None]
+        total = scale.new_zeros(())
         previous = None
         for view in views:
-            operator = batch.operator(view.input)
-            seen = batch.kspace * operator.mask.unsqueeze(1) / scale
-            image = self.network(seen, operator)
-            goal = batch.operator(view.target, everything=self.partition.supervised)
-            target = goal.mask.unsqueeze(1) * measured / scale
-            total = total + residual_loss(goal(image) - target, target, seen, view, self.distance)
+            image = self.network(batch.adjoint(view.input) / scale, batch.operator(view.input))
+            operator, samples, weight = self._goal(batch, view)
+            target, seen = (y / scale.unsqueeze(1) for y in (samples, batch.measured(view.input)))
+            residual = operator(image) - target
+            total = total + residual_loss(residual, target, seen, weight, self.distance)
             if self.consistency and previous is not None:
                 total = total + self.consistency * (image - previous).abs().square().mean()
             previous = image
         return total / len(views)
 
-    def training_step(self, batch: ReconBatch, batch_index: int) -> Tensor:
+    def _goal(self, batch: Scans, view: View) -> tuple[SenseOperator, Tensor, Tensor]:
+        """Operator, samples and weights that the image of one view is judged by."""
+        if self.partition.supervised:
+            operator, samples = batch.truth()
+            return operator, samples, torch.ones_like(batch.scale)[:, None, None, None]
+        weight = batch.per_sample(view.weight)
+        return batch.operator(view.target), batch.measured(view.target), weight
+
+    def training_step(self, batch: Scans, batch_index: int) -> Tensor:
         """Loss of one batch."""
         loss = self.loss(batch, self.views(batch))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.number))
         return loss
 
-    def validation_step(self, batch: ReconBatch, batch_index: int) -> None:
+    def validation_step(self, batch: Scans, batch_index: int) -> None:
         """Self-supervised validation loss always; image metrics where a reference exists."""
         size = len(batch.number)
         self.log("val/loss", self.loss(batch, self.views(batch)), batch_size=size, sync_dist=True)
         self._log_metrics("val", batch, batch_index)
 
-    def test_step(self, batch: ReconBatch, batch_index: int) -> None:
+    def test_step(self, batch: Scans, batch_index: int) -> None:
         """Image metrics on held-out scans."""
         self._log_metrics("test", batch, batch_index)
 
-    def _log_metrics(self, stage: str, batch: ReconBatch, batch_index: int) -> None:
+    def _log_metrics(self, stage: str, batch: Scans, batch_index: int) -> None:
         if not batch.has_reference:
             return
         image, reference, size = self(batch).abs(), batch.reference, len(batch.number)

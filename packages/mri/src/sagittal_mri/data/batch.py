@@ -1,14 +1,62 @@
-"""The typed batch that flows from the data modules to the reconstruction modules."""
+"""The typed batches that flow from the data modules to the reconstruction modules."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from sagittal_mri.partitions import Acquisition
 from sagittal_mri.physics.fourier import fftc, ifftc
-from sagittal_mri.physics.sense import CartesianSense
+from sagittal_mri.physics.sense import CartesianSense, SenseOperator
+
+
+class Scans(Protocol):
+    """What training, testing and the classical reconstructions ask of a batch of B scans.
+
+    The samples of a scan fall into P *positions* (Cartesian columns, groups of radial spokes),
+    which a partition sends to the network's input or to the loss. Arguments named ``positions`` are
+    ``(B, P)``; None stands for all that was acquired.
+    """
+
+    @property
+    def number(self) -> Tensor:
+        """``(B,)`` int64, number of the scan in its data set; seeds its splits."""
+
+    @property
+    def scale(self) -> Tensor:
+        """``(B,)`` float32, from calibration samples only: a typical image magnitude."""
+
+    @property
+    def reference(self) -> Tensor:
+        """``(B, H, W)`` magnitude; zeros where unknown."""
+
+    @property
+    def body(self) -> Tensor:
+        """``(B, H, W)`` bool, pixels that the metrics count."""
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether noise-free data is known for these scans."""
+
+    def law(self) -> Acquisition:
+        """The positions, and the law that they were drawn from."""
+
+    def operator(self, positions: Tensor | None = None) -> SenseOperator:
+        """The SENSE operator A of acquired ``positions``."""
+
+    def adjoint(self, positions: Tensor | None = None) -> Tensor:
+        """``A^H y`` ``(B, H, W)`` of acquired ``positions``: what a reconstruction starts from."""
+
+    def measured(self, positions: Tensor) -> Tensor:
+        """What :meth:`operator` predicts: the samples of ``positions``, zero elsewhere."""
+
+    def per_sample(self, values: Tensor) -> Tensor:
+        """Values per position ``(B, P)``, broadcastable to the samples."""
+
+    def truth(self) -> tuple[SenseOperator, Tensor]:
+        """Operator of a full noise-free acquisition and its samples: what supervision targets."""
 
 
 class ReconBatch(NamedTuple):
@@ -30,17 +78,31 @@ class ReconBatch(NamedTuple):
         """Whether fully sampled data is known for these scans."""
         return self.reference_kspace.shape[1] > 0
 
-    def operator(self, columns: Tensor | None = None, everything: bool = False) -> CartesianSense:
-        """The SENSE operator of the acquired columns, of a subset of them, or of every column.
+    def law(self) -> Acquisition:
+        """Columns drawn independently, each with its density."""
+        return Acquisition(self.acquired, self.density, self.calibration)
 
-        Args:
-            columns: ``(B, W)`` bool subset; None is all that was acquired.
-            everything: take ``columns`` as given, even where not acquired (supervised targets).
-        """
-        mask = self.acquired if columns is None else columns
-        if not everything:
-            mask = mask & self.acquired
+    def operator(self, positions: Tensor | None = None) -> CartesianSense:
+        """The SENSE operator of the acquired columns, or of those in ``positions`` ``(B, W)``."""
+        mask = self.acquired if positions is None else positions & self.acquired
         return CartesianSense(self.maps, mask.unsqueeze(1))
+
+    def adjoint(self, positions: Tensor | None = None) -> Tensor:
+        """``A^H y`` of the acquired columns, or of those in ``positions``: ``(B, H, W)``."""
+        return self.operator(positions).adjoint(self.kspace)
+
+    def measured(self, positions: Tensor) -> Tensor:
+        """k-space ``(B, C, H, W)``, zero outside ``positions``."""
+        return self.per_sample(positions) * self.kspace
+
+    def per_sample(self, values: Tensor) -> Tensor:
+        """Values per column ``(B, W)`` as ``(B, 1, 1, W)``."""
+        return values[:, None, None, :]
+
+    def truth(self) -> tuple[CartesianSense, Tensor]:
+        """The operator of every column and the fully sampled, noise-free k-space."""
+        everything = torch.ones_like(self.acquired).unsqueeze(1)
+        return CartesianSense(self.maps, everything), self.reference_kspace
 
 
 def crop_readout(scan: ReconBatch, first: int, rows: int) -> ReconBatch:
@@ -64,6 +126,9 @@ def crop_readout(scan: ReconBatch, first: int, rows: int) -> ReconBatch:
     )
 
 
-def collate(scans: list[ReconBatch]) -> ReconBatch:
-    """Stack single scans, each a batch of one, along the first axis."""
-    return ReconBatch(*(torch.cat(field) for field in zip(*scans, strict=True)))
+Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
+
+
+def collate(scans: list[Batch]) -> Batch:
+    """Stack single scans, each a batch of one, along the first axis of every field."""
+    return type(scans[0])(*(torch.cat(field) for field in zip(*scans, strict=True)))

@@ -54,17 +54,16 @@ class UnrolledNetwork(nn.Module):
         start = -1.0 if data_consistency == "cg" else 0.54
         self.weight = nn.Parameter(torch.full((iterations,), start))
 
-    def forward(self, samples: Tensor, operator: SenseOperator) -> Tensor:
-        """Reconstruct.
+    def forward(self, rhs: Tensor, operator: SenseOperator) -> Tensor:
+        """Reconstruct. The network sees images only, so any sampling may follow any other.
 
         Args:
-            samples: what ``operator`` maps to: ``(B, C, H, W)`` k-space or weighted spoke samples.
-            operator: the physics of exactly these samples.
+            rhs: ``A^H y`` of the measured samples, ``(B, H, W)`` complex.
+            operator: A, the physics of exactly these samples.
 
         Returns:
             ``(B, H, W)`` complex image.
         """
-        rhs = operator.adjoint(samples)
         weight = functional.softplus(self.weight)
         image = self._solve(operator, rhs, weight[0], torch.zeros_like(rhs))
         for index in range(self.iterations):
