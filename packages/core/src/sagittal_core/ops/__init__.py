@@ -1,4 +1,4 @@
-"""Fused operators: non-uniform Fourier transforms, conjugate gradients, codebooks.
+"""Fused operators: non-uniform transforms, conjugate gradients, codebooks, sparse coding.
 
 Every operator has a plain-torch reference, which is its specification, and may have compiled
 kernels. :func:`backend_info` says which run.
@@ -17,6 +17,7 @@ from sagittal_core.ops.codebook import codebook_lookup, codebook_sums
 from sagittal_core.ops.codebook_update import CodebookState, codebook_ema_update, kmeans
 from sagittal_core.ops.gridding import NufftPlan, nufft_plan
 from sagittal_core.ops.nufft import nufft_type1, nufft_type2
+from sagittal_core.ops.sparse import SparseCodes, sparse_decode, topk_encode, topk_select
 from sagittal_core.ops.toeplitz import toeplitz_kernel, toeplitz_normal
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "CodebookState",
     "NativeUnavailableError",
     "NufftPlan",
+    "SparseCodes",
     "backend_info",
     "cg_data_consistency",
     "cg_solve",
@@ -35,6 +37,9 @@ __all__ = [
     "nufft_plan",
     "nufft_type1",
     "nufft_type2",
+    "sparse_decode",
     "toeplitz_kernel",
     "toeplitz_normal",
+    "topk_encode",
+    "topk_select",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """Raised whenever a schema below changes: compiled kernels of another number are not loaded."""
 
 LIB = torch.library.Library("sagittal", "DEF")
@@ -46,6 +46,34 @@ LIB.define(
 # point results come first, as opcheck wants them: (scores, indices) and (sums, counts).
 LIB.define("codebook_lookup(Tensor z, Tensor codebook, Tensor? bias, int k) -> (Tensor, Tensor)")
 LIB.define("codebook_sums(Tensor z, Tensor indices, int size) -> (Tensor, Tensor)")
+
+# Sparse coding. Encoders return values, indices (and row offsets). shift: subtracted from x before
+# encoding; offsets: CSR row offsets, None for codes of a fixed width k; prefixes: ascending ends
+# of nested groups of features, the last of them F.
+LIB.define(
+    "topk_encode(Tensor x, Tensor weight, Tensor bias, Tensor? shift, int k) -> (Tensor, Tensor)"
+)
+LIB.define(
+    "batchtopk_encode(Tensor x, Tensor weight, Tensor bias, Tensor? shift, int k) "
+    "-> (Tensor, Tensor, Tensor)"
+)
+LIB.define(
+    "threshold_encode(Tensor x, Tensor weight, Tensor bias, Tensor? shift, Tensor threshold) "
+    "-> (Tensor, Tensor, Tensor)"
+)
+LIB.define("topk_select(Tensor scores, int k) -> (Tensor, Tensor)")
+LIB.define(
+    "sparse_decode(Tensor indices, Tensor values, Tensor? offsets, Tensor weight, Tensor bias, "
+    "int[] prefixes) -> Tensor"
+)
+LIB.define(
+    "sparse_decode_backward(Tensor grad, Tensor indices, Tensor values, Tensor? offsets, "
+    "Tensor weight, int[] prefixes) -> (Tensor, Tensor)"
+)
+LIB.define(
+    "sparse_encode_backward(Tensor grad, Tensor indices, Tensor values, Tensor? offsets, "
+    "Tensor x, Tensor? shift, int features) -> (Tensor, Tensor)"
+)
 
 # Answered by compiled kernels only; never call them unless some are loaded.
 LIB.define("_abi_version() -> int")
