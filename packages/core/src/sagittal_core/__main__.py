@@ -1,6 +1,7 @@
 """``python -m sagittal_core``: what is installed, which kernels run, what is missing.
 
-``python -m sagittal_core fetch`` puts the sample data into the cache.
+``python -m sagittal_core fetch`` puts the sample data into the cache; ``render README.md ...``
+makes the tables anew that Markdown files show from committed results.
 """
 
 from __future__ import annotations
@@ -9,25 +10,46 @@ import argparse
 import importlib.metadata
 import sys
 import warnings
+from pathlib import Path
 
 
 def main(args: list[str] | None = None) -> int:
-    """Print the report, or fetch the sample data.
+    """Print what is installed, fetch the sample data, or render results into Markdown files.
 
     Args:
         args: Command line without the program; ``sys.argv`` by default.
 
     Returns:
-        Exit status: 0, or 1 if what was asked for is not available.
+        Exit status: 0, 1 if the kernels asked for are not available, 2 if a file is not usable.
     """
     parser = argparse.ArgumentParser(prog="python -m sagittal_core", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=("info", "fetch"), default="info")
-    if parser.parse_args(args).command == "fetch":
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("info", help="what is installed, which kernels run (the default)")
+    commands.add_parser("fetch", help="put the sample data into the cache")
+    render = commands.add_parser("render", help="make the tables of Markdown files anew")
+    render.add_argument("files", nargs="+", type=Path)
+    given = parser.parse_args(args)
+    if given.command == "fetch":
         from sagittal_core import sample_data
 
         sample_data.fetch()
         return 0
-    return _info()
+    return _render(given.files) if given.command == "render" else _info()
+
+
+def _render(files: list[Path]) -> int:
+    from sagittal_core.errors import DataError
+    from sagittal_core.results import render_tables
+    from sagittal_core.run_folder import write_atomically
+
+    try:
+        for file in files:
+            write_atomically(file, render_tables(file))
+            print(f"rendered {file}")
+    except (DataError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
 
 
 def _version(distribution: str) -> str:

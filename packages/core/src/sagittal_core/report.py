@@ -55,6 +55,16 @@ pre { overflow-x: auto; font: 0.85rem/1.5 ui-monospace, "SF Mono", Menlo, Consol
 _NUMBER = re.compile(r"[-+\u2212]?[\d.,]+(e[-+]?\d+)?\s*(%|\[.*\]|±.*|\(.*\))?")
 
 
+def cell_text(value: Any) -> str:
+    """Return a table cell's text; floats get four significant digits."""
+    return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def numeric_columns(rows: Sequence[Sequence[str]], count: int) -> list[bool]:
+    """Return which of ``count`` columns hold nothing but numbers or gaps, to align them right."""
+    return [bool(rows) and all(_NUMBER.fullmatch(r[i] or "0") for r in rows) for i in range(count)]
+
+
 class Report:
     """Collects the parts of a page; :meth:`write` puts them in order.
 
@@ -113,14 +123,11 @@ class Report:
         Raises:
             ValueError: If a row has another length than ``columns``.
         """
-        cells = [[_cell(value) for value in row] for row in rows]
+        cells = [[cell_text(value) for value in row] for row in rows]
         if any(len(row) != len(columns) for row in cells):
             raise ValueError(f"table {name!r}: every row needs {len(columns)} cells")
-        numeric = [
-            bool(cells) and all(_NUMBER.fullmatch(row[i]) for row in cells)
-            for i in range(len(columns))
-        ]
-        classes = [' class="number"' if right else "" for right in numeric]
+        right = numeric_columns(cells, len(columns))
+        classes = [' class="number"' if one else "" for one in right]
         head = "".join(
             f'<th scope="col"{c}>{escape(t)}</th>' for c, t in zip(classes, columns, strict=True)
         )
@@ -267,7 +274,3 @@ def _from_array(image: NDArray[Any]) -> Image.Image:
     if image.dtype != np.uint8:
         raise ValueError(f"a picture is uint8 or floating point, got {image.dtype}")
     return Image.fromarray(image)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)
