@@ -30,17 +30,25 @@ def _split(partition: SSDU, law: Acquisition) -> list:
 
 def test_input_and_target_partition_the_acquired_columns() -> None:
     law, _ = _law(batch=200)
-    for view in _split(SSDU(0.4, views=2), law):
+    for view in _split(SSDU(0.4, views=2, judge_calibration=False), law):
         assert not bool((view.input & view.target).any())
         assert bool(((view.input | view.target) == law.acquired).all())
         assert not bool((view.target & law.calibration).any())
+
+
+def test_calibration_is_input_and_judged() -> None:
+    law, _ = _law(batch=200)
+    judged = _split(SSDU(0.4), law)[0]
+    held_out = _split(SSDU(0.4, judge_calibration=False), law)[0]
+    assert bool((judged.input == held_out.input).all())
+    assert bool((judged.target == held_out.target | law.calibration).all())
 
 
 def test_p1_split_risk_is_a_weighted_supervised_risk() -> None:
     """P1: given the input set, E ||M_T r||^2 = sum_k P(k in T | I) |r_k|^2."""
     law, density = _law()
     residual = torch.randn(32, generator=torch.Generator().manual_seed(1)).square()
-    view = _split(SSDU(0.4), law)[0]
+    view = _split(SSDU(0.4, judge_calibration=False), law)[0]
     outside = ~view.input
     # given k outside I, k is a target with the probability of P3, independently for every column
     chance = density * 0.4 / (1 - density * 0.6)
@@ -55,7 +63,8 @@ def test_p2_inverse_probability_weights_give_the_supervised_risk() -> None:
     """P2: with weights 1 / P(k in T | I) the expectation is the supervised risk outside I."""
     law, _ = _law()
     residual = torch.randn(32, generator=torch.Generator().manual_seed(1)).square()
-    view = _split(KWeightedSSDU(0.4, max_weight=1e9), law)[0]
+    split = KWeightedSSDU(0.4, judge_calibration=False, max_weight=1e9)
+    view = _split(split, law)[0]
     weighted = (view.weight * view.target * residual).sum(1)
     supervised = (~view.input * residual).sum(1)
     gap = weighted - supervised

@@ -87,9 +87,9 @@ def _tune(data: SimulatedMRI) -> dict[float, tuple[float, int, float]]:
 
 
 def _other_scans(name: str, data: SimulatedMRI) -> SimulatedScans:
-    """Scans of another anatomy under the same protocol, one per acceleration."""
+    """Scans of another anatomy, whole, under the same protocol: one per acceleration."""
     path = Path(name) if Path(name).suffix else sample_data.path(name)
-    slices, numbers = volume_slices(path, 2, data.image_shape)
+    slices, numbers = volume_slices(path, 2)
     repeats = len(data.accelerations)
     return SimulatedScans(
         slices,

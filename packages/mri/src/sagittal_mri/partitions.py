@@ -70,15 +70,26 @@ class SSDU(Partition):
     ``1 - rho``, independently, and is a target otherwise. The calibration block always stays in the
     input, since maps and scale are computed from it.
 
+    No split then judges what the network does to the calibration block, and low frequencies drift.
+    ``judge_calibration`` adds the block to the targets as well. At these positions the loss favours
+    the measured value, noise and all, as data consistency does; elsewhere nothing changes.
+
     Args:
         rho: expected share of the outer acquired positions that become targets, in (0, 1).
         resample: "step" draws a new split each step, "fixed" one per scan (as published).
         views: number of independent splits per scan and step; more is multi-mask SSDU.
+        judge_calibration: False leaves the calibration block out of the loss, as published.
     """
 
     supervised = False
 
-    def __init__(self, rho: float = 0.4, resample: str = "step", views: int = 1) -> None:
+    def __init__(
+        self,
+        rho: float = 0.4,
+        resample: str = "step",
+        views: int = 1,
+        judge_calibration: bool = True,
+    ) -> None:
         if not 0 < rho < 1:
             raise ValueError(f"SSDU: rho must lie in (0, 1), found {rho}")
         if resample not in ("step", "fixed"):
@@ -86,6 +97,7 @@ class SSDU(Partition):
         if views < 1:
             raise ValueError(f"SSDU: views must be at least 1, found {views}")
         self.rho, self.resample, self.views = rho, resample, views
+        self.judge_calibration = judge_calibration
 
     def __call__(self, acquisition: Acquisition, generators: list[torch.Generator]) -> list[View]:
         """``views`` independent splits."""
@@ -96,10 +108,11 @@ class SSDU(Partition):
         count = acquired.shape[-1]
         uniform = torch.stack([torch.rand(count, generator=g) for g in generators])
         chosen = uniform.to(acquired.device) < self.rho
-        target = acquired & chosen & ~calibration
-        return View(acquired & ~target, target, self._weight(density, target))
+        held_out = acquired & chosen & ~calibration
+        target = held_out | calibration if self.judge_calibration else held_out
+        return View(acquired & ~held_out, target, self._weight(density))
 
-    def _weight(self, density: Tensor, target: Tensor) -> Tensor:
+    def _weight(self, density: Tensor) -> Tensor:
         """No weighting: a rarely acquired position counts as rarely as it occurs."""
         return torch.ones_like(density)
 
@@ -115,17 +128,23 @@ class KWeightedSSDU(SSDU):
         rho: expected share of the outer acquired positions that become targets, in (0, 1).
         resample: "step" or "fixed".
         views: number of independent splits.
+        judge_calibration: as in :class:`SSDU`, with weight 1.
         max_weight: cap on the weight, which keeps the variance of the loss finite in practice; a
             capped position has a positive but smaller weight, so the optimum stays the same.
     """
 
     def __init__(
-        self, rho: float = 0.4, resample: str = "step", views: int = 1, max_weight: float = 50.0
+        self,
+        rho: float = 0.4,
+        resample: str = "step",
+        views: int = 1,
+        judge_calibration: bool = True,
+        max_weight: float = 50.0,
     ) -> None:
-        super().__init__(rho, resample, views)
+        super().__init__(rho, resample, views, judge_calibration)
         self.max_weight = max_weight
 
-    def _weight(self, density: Tensor, target: Tensor) -> Tensor:
+    def _weight(self, density: Tensor) -> Tensor:
         keep = 1 - self.rho
         chance = density * (1 - keep) / (1 - density * keep)
         return (1 / chance).clamp(max=self.max_weight)

@@ -198,9 +198,22 @@ def make_scan(
     return ReconBatch(*(field.unsqueeze(0) for field in (*fields, reference, pixels)))
 
 
-def volume_slices(path: Path, axis: int, shape: tuple[int, int]) -> tuple[Tensor, list[int]]:
-    """Slices of a volume that hold at least 10 % anatomy, with their numbers along the axis."""
-    stack = oriented_slices(load_magnitude(path), axis, shape)
+def volume_slices(
+    path: Path, axis: int, shape: tuple[int, int] | None = None
+) -> tuple[Tensor, list[int]]:
+    """Slices of a volume that hold at least 10 % anatomy, with their numbers along the axis.
+
+    Args:
+        path: magnitude NIfTI or .npy.
+        axis: slice axis.
+        shape: matrix to crop or pad to; None keeps the volume's own.
+
+    Returns:
+        ``(S, H, W)`` float32 with maximum 1, and S numbers.
+    """
+    volume = load_magnitude(path)
+    height, width = np.moveaxis(volume, axis, 0).shape[1:]
+    stack = oriented_slices(volume, axis, shape or (height, width))
     filled = (stack > 0.05).float().mean((1, 2))
     numbers = [i for i in range(stack.shape[0]) if float(filled[i]) >= 0.10]
     return stack[numbers], numbers
