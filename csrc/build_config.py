@@ -5,6 +5,8 @@ at run time. No -ffast-math: NaN and rounding are part of what an operator promi
 """
 
 CPU_SOURCES = [
+    "csrc/codebook/lookup.cpp",
+    "csrc/codebook/sums.cpp",
     "csrc/common/module.cpp",
     "csrc/nufft/gridding.cpp",
     "csrc/nufft/solver.cpp",

@@ -46,3 +46,31 @@ int64_t call_count();
            : isa() == Isa::kAvx2 ? &name##_avx2<T, W>      \
                                  : &name##_portable<T, W>; \
   }
+
+namespace sagittal {
+
+template <class Body, class... Args>
+void run_portable(Args&&... args) {
+  Body::template run<16>(args...);
+}
+template <class Body, class... Args>
+SAGITTAL_TARGET_AVX2 void run_avx2(Args&&... args) {
+  Body::template run<32>(args...);
+}
+template <class Body, class... Args>
+SAGITTAL_TARGET_AVX512 void run_avx512(Args&&... args) {
+  Body::template run<64>(args...);
+}
+
+// Calls Body::run<bytes of a vector register>(args...), an always-inlined static function, compiled
+// for the instruction set to use. What it calls and is not always inlined stays portable code.
+template <class Body, class... Args>
+void run_for_isa(Args&&... args) {
+  if (isa() == Isa::kAvx512) return run_avx512<Body>(args...);
+  if (isa() == Isa::kAvx2) return run_avx2<Body>(args...);
+  run_portable<Body>(args...);
+}
+
+inline int vector_bytes() { return isa() == Isa::kAvx512 ? 64 : isa() == Isa::kAvx2 ? 32 : 16; }
+
+}  // namespace sagittal

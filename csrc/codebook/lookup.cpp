@@ -1,0 +1,359 @@
+// codebook_lookup on the CPU. The specification is sagittal_core/ops/reference_codebook.py.
+//
+// A matrix product whose result is never stored. Codes are packed in panels of two vectors, their
+// offset -|e|^2 / 2 + bias beside them. A tile of rows times one panel is summed in registers,
+// starting from the offset, one dimension after the other; then each lane keeps the best score that
+// it has seen and where. Lanes are compared with each other once per row, at the end. All tiles are
+// computed alike (short ones repeat their last row), so a row's result does not depend on its
+// neighbours or on the number of threads.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "rows.h"
+
+namespace sagittal {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kBlock = 96;  // rows that share a panel while it is in the first-level cache
+template <class T>
+constexpr T kInfinity = std::numeric_limits<T>::infinity();
+
+enum Fault { kBadRows = 1, kBadCodes = 2, kBadBias = 4 };
+
+template <class T>
+struct Problem {
+  int64_t rows, size, width, k;
+  int64_t columns;   // codes of a panel
+  const T* codes;    // (panels, width, columns), zero beyond the size
+  const T* offset;   // (panels, columns), -inf beyond the size
+  const T* bias;     // (rows, size) or null
+  T* scores;         // (rows, k)
+  int64_t* indices;  // (rows, k)
+};
+
+// The best k scores of one row so far, equal ones by index. Codes come in order of index.
+template <class T>
+class Best {
+ public:
+  void start(int64_t k, int64_t columns) {
+    k_ = k;
+    capacity_ = 2 * k + 4 * columns;
+    entries_.clear();
+    full_ = false;
+  }
+
+  void offer(const T* scores, int64_t first, int64_t count) {
+    if (full_) {
+      int hits = 0;  // a loop without a branch, to be vectorised
+      for (int64_t j = 0; j < count; ++j) hits += scores[j] > threshold_;
+      if (hits == 0) return;
+    }
+    for (int64_t j = 0; j < count; ++j)
+      if (!full_ || scores[j] > threshold_)
+        // A sum that overflowed to NaN would have no place in the order.
+        entries_.emplace_back(scores[j] == scores[j] ? scores[j] : -kInfinity<T>, first + j);
+    if (static_cast<int64_t>(entries_.size()) + count > capacity_) cut();
+  }
+
+  void write(T* scores, int64_t* indices) {
+    std::sort(entries_.begin(), entries_.end(), before);
+    for (int64_t i = 0; i < k_; ++i) std::tie(scores[i], indices[i]) = entries_[i];
+  }
+
+ private:
+  using Entry = std::pair<T, int64_t>;
+  static bool before(const Entry& a, const Entry& b) {
+    return a.first > b.first || (a.first == b.first && a.second < b.second);
+  }
+
+  void cut() {
+    std::nth_element(entries_.begin(), entries_.begin() + (k_ - 1), entries_.end(), before);
+    entries_.resize(k_);
+    threshold_ = entries_.back().first;  // what comes later and is equal has a higher index
+    full_ = true;
+  }
+
+  int64_t k_, capacity_;
+  std::vector<Entry> entries_;
+  T threshold_;
+  bool full_;
+};
+
+// What one thread needs for a block of rows.
+template <class T>
+struct Scratch {
+  std::vector<T> converted;  // (kBlock, width), used for other dtypes
+  std::vector<T> best;       // (kBlock, lanes)
+  // (kBlock, lanes): 2 * panel, plus one for the panel's second vector.
+  std::vector<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>> where;
+  std::vector<T> tile;           // (rows of a tile, columns): scores or where they start
+  std::vector<Best<T>> several;  // (kBlock), for k > 1
+};
+
+template <class T, int kBytes>
+struct Simd {
+  static constexpr int kLanes = kBytes / sizeof(T);
+  static constexpr int kRows = kBytes == 64 ? 12 : 6;  // accumulators: 24 of 32, or 12 of 16
+  using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef T Vector __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
+  typedef Int Mask __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
+};
+
+// sum[r] = start[r] + row[r] . panel, for all codes of a panel.
+template <class T, int kBytes, class S = Simd<T, kBytes>>
+SAGITTAL_INLINE void multiply(const T* const (&row)[S::kRows], const T* panel, int64_t width,
+                              const T* start, int64_t step,
+                              typename S::Vector (&sum)[S::kRows][2]) {
+  using Vector = typename S::Vector;
+#pragma GCC unroll 12
+  for (int r = 0; r < S::kRows; ++r) {
+    sum[r][0] = *reinterpret_cast<const Vector*>(start + r * step);
+    sum[r][1] = *reinterpret_cast<const Vector*>(start + r * step + S::kLanes);
+  }
+  for (int64_t d = 0; d < width; ++d) {
+    const Vector low = *reinterpret_cast<const Vector*>(panel + d * 2 * S::kLanes);
+    const Vector high = *reinterpret_cast<const Vector*>(panel + d * 2 * S::kLanes + S::kLanes);
+#pragma GCC unroll 12
+    for (int r = 0; r < S::kRows; ++r) {
+      sum[r][0] += row[r][d] * low;
+      sum[r][1] += row[r][d] * high;
+    }
+  }
+}
+
+// Where the sums of a tile start if each row has a bias of its own.
+template <class T>
+SAGITTAL_INLINE bool add_row_bias(const Problem<T>& p, int64_t first_row, int64_t rows,
+                                  int64_t tile_rows, int64_t panel, T* start) {
+  const int64_t first = panel * p.columns, count = std::min(p.columns, p.size - first);
+  bool good = true;
+  for (int64_t r = 0; r < tile_rows; ++r) {
+    const T* bias = p.bias + (first_row + std::min(r, rows - 1)) * p.size + first;
+    for (int64_t j = 0; j < count; ++j) {
+      start[r * p.columns + j] = p.offset[first + j] + bias[j];
+      good &= bias[j] < kInfinity<T>;
+    }
+    for (int64_t j = count; j < p.columns; ++j) start[r * p.columns + j] = -kInfinity<T>;
+  }
+  return good;
+}
+
+// Rows [begin, begin + count) of z, which stand at `z`.
+template <class T, bool kSeveral>
+struct SearchBlock {
+  template <int kBytes>
+  static SAGITTAL_INLINE void run(const Problem<T>& p, const T* z, int64_t begin, int64_t count,
+                                  Scratch<T>& scratch, int& faults) {
+    using S = Simd<T, kBytes>;
+    using Vector = typename S::Vector;
+    using Mask = typename S::Mask;
+    bool good = true;
+    for (int64_t i = 0; i < count * p.width; ++i)
+      good &= std::abs(z[i]) <= std::numeric_limits<T>::max();
+    if (!good) faults |= kBadRows;
+    const int64_t panels = (p.size + p.columns - 1) / p.columns;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const T* codes = p.codes + panel * p.width * p.columns;
+      for (int64_t first = 0; first < count; first += S::kRows) {
+        const int64_t rows = std::min<int64_t>(S::kRows, count - first);
+        const T* row[S::kRows];
+#pragma GCC unroll 12
+        for (int r = 0; r < S::kRows; ++r)
+          row[r] = z + (first + std::min<int64_t>(r, rows - 1)) * p.width;
+        const T* start = p.offset + panel * p.columns;
+        if (p.bias != nullptr) {
+          start = scratch.tile.data();
+          if (!add_row_bias(p, begin + first, rows, S::kRows, panel, scratch.tile.data()))
+            faults |= kBadBias;
+        }
+        Vector sum[S::kRows][2];
+        multiply<T, kBytes>(row, codes, p.width, start, p.bias != nullptr ? p.columns : 0, sum);
+        if constexpr (kSeveral) {
+          T* tile = scratch.tile.data();
+#pragma GCC unroll 12
+          for (int r = 0; r < S::kRows; ++r) {
+            *reinterpret_cast<Vector*>(tile + r * p.columns) = sum[r][0];
+            *reinterpret_cast<Vector*>(tile + r * p.columns + S::kLanes) = sum[r][1];
+          }
+          for (int64_t r = 0; r < rows; ++r)
+            scratch.several[first + r].offer(tile + r * p.columns, panel * p.columns,
+                                             std::min(p.columns, p.size - panel * p.columns));
+        } else {
+          T* best = scratch.best.data() + first * S::kLanes;
+          auto* where = scratch.where.data() + first * S::kLanes;
+#pragma GCC unroll 12
+          for (int r = 0; r < S::kRows; ++r) {
+            Vector& b = *reinterpret_cast<Vector*>(best + r * S::kLanes);
+            Mask& w = *reinterpret_cast<Mask*>(where + r * S::kLanes);
+            const Mask second = sum[r][1] > sum[r][0];  // -1 where true
+            const Vector score = second ? sum[r][1] : sum[r][0];
+            const Mask at = static_cast<typename S::Int>(2 * panel) - second;
+            const Mask better = score > b;
+            b = better ? score : b;
+            w = better ? at : w;
+          }
+        }
+      }
+    }
+  }
+};
+
+// The best lane of each row; equal scores by index.
+template <class T>
+void write_best(const Problem<T>& p, int64_t begin, int64_t count, const Scratch<T>& scratch) {
+  const int64_t lanes = p.columns / 2;
+  for (int64_t r = 0; r < count; ++r) {
+    T score = -kInfinity<T>;
+    int64_t index = p.size;
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const T found = scratch.best[r * lanes + lane];
+      const int64_t where = scratch.where[r * lanes + lane];
+      const int64_t code = (where >> 1) * p.columns + (where & 1) * lanes + lane;
+      if (found > score || (found == score && code < index)) score = found, index = code;
+    }
+    p.scores[begin + r] = score;
+    p.indices[begin + r] = index;
+  }
+}
+
+template <class T>
+void search(const Problem<T>& p, const Rows<T>& z, std::atomic<int>& faults) {
+  const int64_t blocks = (p.rows + kBlock - 1) / kBlock, lanes = p.columns / 2;
+  torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+    Scratch<T> scratch;
+    scratch.converted.resize(kBlock * p.width);
+    scratch.tile.resize(12 * p.columns);
+    if (p.k == 1) {
+      scratch.best.resize(kBlock * lanes);
+      scratch.where.resize(kBlock * lanes);
+    } else {
+      scratch.several.resize(kBlock);
+    }
+    int found = 0;
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t begin = block * kBlock, count = std::min(kBlock, p.rows - begin);
+      const T* rows = z.read(begin, count, scratch.converted.data());
+      if (p.k == 1) {
+        std::fill(scratch.best.begin(), scratch.best.end(), -kInfinity<T>);
+        std::fill(scratch.where.begin(), scratch.where.end(), 0);
+        run_for_isa<SearchBlock<T, false>>(p, rows, begin, count, scratch, found);
+        write_best(p, begin, count, scratch);
+      } else {
+        for (auto& row : scratch.several) row.start(p.k, p.columns);
+        run_for_isa<SearchBlock<T, true>>(p, rows, begin, count, scratch, found);
+        for (int64_t r = 0; r < count; ++r)
+          scratch.several[r].write(p.scores + (begin + r) * p.k, p.indices + (begin + r) * p.k);
+      }
+    }
+    faults.fetch_or(found);
+  });
+}
+
+// Fills panels and offsets; bias is (size) or null.
+template <class T>
+void pack(const Problem<T>& p, const Rows<T>& codebook, const T* bias, T* panels_out, T* offset,
+          std::atomic<int>& faults) {
+  const int64_t panels = (p.size + p.columns - 1) / p.columns;
+  torch::stable::parallel_for(0, panels, 8, [&](int64_t first, int64_t last) {
+    std::vector<T> scratch(p.width);
+    int found = 0;
+    for (int64_t code = first * p.columns; code < last * p.columns; ++code) {
+      T* column = panels_out + code / p.columns * p.width * p.columns + code % p.columns;
+      T norm = 0;
+      if (code < p.size) {
+        const T* values = codebook.read(code, 1, scratch.data());
+        for (int64_t d = 0; d < p.width; ++d) {
+          column[d * p.columns] = values[d];
+          norm += values[d] * values[d];
+          if (!(std::abs(values[d]) <= std::numeric_limits<T>::max())) found |= kBadCodes;
+        }
+      } else {
+        for (int64_t d = 0; d < p.width; ++d) column[d * p.columns] = 0;
+      }
+      const T add = bias != nullptr && code < p.size ? bias[code] : T(0);
+      if (!(add < kInfinity<T>)) found |= kBadBias;
+      offset[code] = code < p.size ? T(-0.5) * norm + add : -kInfinity<T>;
+    }
+    faults.fetch_or(found);
+  });
+}
+
+void check_faults(int faults) {
+  STD_TORCH_CHECK(!(faults & kBadRows), "z holds NaN or infinity");
+  STD_TORCH_CHECK(!(faults & kBadCodes), "codebook holds NaN or infinity");
+  STD_TORCH_CHECK(!(faults & kBadBias), "bias holds NaN or +inf");
+}
+
+template <class T>
+void lookup(const Tensor& z, const Tensor& codebook, const std::optional<Tensor>& bias, int64_t k,
+            Tensor& scores, Tensor& indices) {
+  Problem<T> p;
+  p.rows = z.size(0), p.size = codebook.size(0), p.width = z.size(1), p.k = k;
+  p.columns = 2 * vector_bytes() / static_cast<int64_t>(sizeof(T));
+  const int64_t panels = (p.size + p.columns - 1) / p.columns;
+  STD_TORCH_CHECK(2 * panels < std::numeric_limits<int32_t>::max(), "codebook has too many codes");
+  Tensor codes =
+      torch::stable::new_empty(scores, {panels, std::max<int64_t>(p.width, 1), p.columns});
+  Tensor offset = torch::stable::new_empty(scores, {panels, p.columns});
+  const T* given = bias.has_value() ? static_cast<const T*>(bias->data_ptr()) : nullptr;
+  const bool shared = bias.has_value() && bias->dim() == 1;
+  p.codes = static_cast<T*>(codes.data_ptr()), p.offset = static_cast<T*>(offset.data_ptr());
+  p.bias = shared ? nullptr : given;
+  p.scores = static_cast<T*>(scores.data_ptr());
+  p.indices = static_cast<int64_t*>(indices.data_ptr());
+  std::atomic<int> faults{0};
+  pack<T>(p, Rows<T>(codebook), shared ? given : nullptr, static_cast<T*>(codes.data_ptr()),
+          static_cast<T*>(offset.data_ptr()), faults);
+  if (faults == 0) search<T>(p, Rows<T>(z), faults);
+  check_faults(faults);
+}
+
+std::tuple<Tensor, Tensor> codebook_lookup_cpu(const Tensor& z_in, const Tensor& codebook_in,
+                                               const std::optional<Tensor>& bias_in, int64_t k) {
+  count_call();
+  const Tensor z = torch::stable::contiguous(z_in);
+  const Tensor codebook = torch::stable::contiguous(codebook_in);
+  check_floating_matrix(z, "z");
+  check_floating_matrix(codebook, "codebook");
+  STD_TORCH_CHECK(z.size(1) == codebook.size(1), "z and codebook differ in D");
+  STD_TORCH_CHECK(k >= 1 && k <= codebook.size(0), "k must be in [1, K]");
+  const bool wide =
+      z.scalar_type() == ScalarType::Double || codebook.scalar_type() == ScalarType::Double;
+  const ScalarType type = wide ? ScalarType::Double : ScalarType::Float;
+  std::optional<Tensor> bias;
+  if (bias_in.has_value()) {
+    bias = torch::stable::contiguous(*bias_in);
+    STD_TORCH_CHECK(bias->scalar_type() == type, "bias must have the dtype of the scores");
+    const bool shared = bias->dim() == 1 && bias->size(0) == codebook.size(0);
+    STD_TORCH_CHECK(shared || (bias->dim() == 2 && bias->size(0) == z.size(0) &&
+                               bias->size(1) == codebook.size(0)),
+                    "bias must be (K,) or (N, K)");
+  }
+  Tensor scores = torch::stable::new_empty(z, {z.size(0), k}, type);
+  Tensor indices = torch::stable::new_empty(z, {z.size(0), k}, ScalarType::Long);
+  if (wide)
+    lookup<double>(z, codebook, bias, k, scores, indices);
+  else
+    lookup<float>(z, codebook, bias, k, scores, indices);
+  return {scores, indices};
+}
+
+}  // namespace
+}  // namespace sagittal
+
+STABLE_TORCH_LIBRARY_IMPL(sagittal, CPU, m) {
+  m.impl("codebook_lookup", TORCH_BOX(&sagittal::codebook_lookup_cpu));
+}
