@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sagittal_core.callbacks import AtomicCheckpointIO, MetricsTable, read_checkpoint
+from sagittal_core.callbacks import AtomicCheckpointIO, read_checkpoint
 from sagittal_core.errors import ConfigError
 from sagittal_core.run_folder import RunFinished, RunFolder, config_hash, find_run, open_run
+from sagittal_core.run_logger import RunLogger
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -145,11 +146,11 @@ def test_damaged_checkpoint_is_named(tmp_path: Path, keep: int) -> None:
 
 def test_metrics_table_keeps_earlier_rows_and_drops_later_ones(tmp_path: Path) -> None:
     file = tmp_path / "metrics.csv"
-    first = MetricsTable(file, 0)
+    first = RunLogger(file, 0)
     for step in range(4):
         first.log_metrics({"loss": step}, step)
     first.log_metrics({"val": 0.5}, 3)
-    second = MetricsTable(file, 2)
+    second = RunLogger(file, 2)
     second.log_metrics({"loss": 9.0}, 2)
     second.log_metrics({"new": 1.0}, 3)
     rows = [

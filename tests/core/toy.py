@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sagittal_core import cli
+from sagittal_core.run_logger import log_picture
 from sagittal_core.sampling import ItemKey, ResumableDataLoader
 from sagittal_core.seeds import counter_generator
 
@@ -95,9 +97,14 @@ class ToyModel(pl.LightningModule):
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         self.log("val_loss", (self.net(batch) * self.scale - batch).square().mean(), sync_dist=True)
+        if batch_idx == 0:
+            shade = np.full((6, 8), min(255, self.global_step), np.uint8)
+            log_picture(self, "val/shade", shade, "as grey as the step")
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
         self.log("test_loss", (self.net(batch) * self.scale - batch).square().mean())
+        if batch_idx == 0:
+            log_picture(self, "test/black", np.zeros((6, 8), np.uint8), "nothing")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)

@@ -59,6 +59,10 @@ def test_fit_leaves_a_complete_run_folder(trained: Path) -> None:
     assert (folder / "checkpoints" / "last.ckpt").exists()
     saved = yaml.safe_load((folder / "config.yaml").read_text())
     assert saved["model"]["init_args"]["learning_rate"] == 2e-3
+    page = (folder / "report.html").read_text()
+    marks = ['alt="val/panel"', 'alt="learning curves"', "<td>val/psnr</td>", "<details>"]
+    assert [page.index(mark) for mark in marks] == sorted(page.index(mark) for mark in marks)
+    assert str(trained) not in page, "a path in the report"
 
 
 def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
@@ -70,6 +74,9 @@ def test_test_uses_the_trained_checkpoint(
 ) -> None:
     assert run(["test", "-c", str(trained / "demo_supervised.yaml")]) == 0
     assert "test/psnr" in capsys.readouterr().out
+    page = (find_run(trained / "runs" / "supervised") / "report.html").read_text()
+    assert 'alt="test/panel"' in page
+    assert "<td>test/psnr</td>" in page
 
 
 def test_a_typo_is_named(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,7 @@
-"""What every fit runs with: metrics table, atomic checkpoints, exact resume, progress, guards."""
+"""What every fit runs with: atomic checkpoints, exact resume, progress, guards."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import pickle
@@ -17,8 +15,6 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
-from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.parallel import DistributedDataParallel
 
 from sagittal_core.errors import ConfigError
@@ -28,74 +24,6 @@ from sagittal_core.seeds import counter_seed
 
 class NonFiniteLoss(RuntimeError):
     """The training loss became NaN or infinite."""
-
-
-class MetricsTable(Logger):
-    """Writes metrics to a CSV file, row by row, and keeps the earlier rows of a resumed run.
-
-    Args:
-        file: The CSV file.
-        first_step: Rows of an existing file at or after this step are dropped: they were written
-            after the checkpoint that is resumed from, and their steps run again.
-    """
-
-    def __init__(self, file: Path, first_step: int) -> None:
-        super().__init__()
-        self.file = file
-        self._first_step = first_step
-        self._columns: list[str] | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the run folder."""
-        return self.file.parent.name
-
-    @property
-    def version(self) -> str:
-        """Empty: a run folder has one version."""
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        """The run folder."""
-        return str(self.file.parent)
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: ``config.yaml`` beside the table holds them."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one row."""
-        row = {"step": -1 if step is None else step, **{k: float(v) for k, v in metrics.items()}}
-        if self._columns is None:
-            self._columns = []
-            self._rewrite(self._columns, self._earlier())
-        if new := [key for key in row if key not in self._columns]:
-            rows = self._read()
-            self._columns += new
-            self._rewrite(self._columns, rows)
-        with self.file.open("a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
-
-    def _read(self) -> list[dict[str, str]]:
-        if not self.file.is_file():
-            return []
-        with self.file.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-
-    def _earlier(self) -> list[dict[str, str]]:
-        rows = [row for row in self._read() if int(row["step"]) < self._first_step]
-        assert self._columns is not None
-        for row in rows:
-            self._columns += [key for key in row if key not in self._columns]
-        return rows
-
-    def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.file, text.getvalue())
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -1,7 +1,7 @@
 """Run folders: one a run name and configuration, resumed if unfinished, never overwritten.
 
 ``<runs_dir>/<run_name>-<hash>`` holds config.yaml, metrics.csv, checkpoints/{last,best}.ckpt,
-report.html and state.json. The hash covers model, data, trainer (without what
+pictures/, report.html and state.json. The hash covers model, data, trainer (without what
 only shows progress or logs) and seed.
 """
 

@@ -20,6 +20,7 @@ from sagittal_core import callbacks as ours
 from sagittal_core.config_check import check_files
 from sagittal_core.errors import ConfigError
 from sagittal_core.run_folder import RunFolder, find_run, folder_of, open_run
+from sagittal_core.run_logger import RunLogger
 
 
 def run(prog: str, verb: str, args: list[str], register: str) -> int:
@@ -166,7 +167,7 @@ class SagittalCLI(LightningCLI):
             others = [one for one in given if one not in (None, True)]
             self._run.path.mkdir(parents=True, exist_ok=True)
             kwargs["logger"] = [
-                ours.MetricsTable(self._run.path / table, self._first_step),
+                RunLogger(self._run.path / table, self._first_step),
                 *others,
             ]
         plugins = settings.get("plugins") or []
@@ -196,8 +197,20 @@ class SagittalCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self._run.mark("finished", self._plain)
             _say(f"finished {self._run.path}")
+        self._report()
         if self._run.lock is not None:
             self._run.lock.release()
+
+    def after_test(self) -> None:
+        """Add the test's metrics and pictures to the run's report."""
+        self._report()
+
+    def _report(self) -> None:
+        if self.trainer.is_global_zero:
+            from sagittal_core.run_report import write_run_report
+
+            self._run.path.mkdir(parents=True, exist_ok=True)
+            _say(f"report {write_run_report(self._run.path, self._plain)}")
 
 
 def _as_list(value: Any) -> list[Any]:

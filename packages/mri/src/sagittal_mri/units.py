@@ -8,6 +8,8 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from sagittal_core.report import mosaic
+from sagittal_core.run_logger import log_picture
 from sagittal_core.seeds import counter_generator
 from sagittal_mri.data.batch import Scans
 from sagittal_mri.metrics import nrmse, psnr, ssim
@@ -67,8 +69,8 @@ class UNITS(lightning.LightningModule):
             partition with at least two.
         learning_rate: of Adam, decayed to a tenth over training by a cosine.
         run_seed: seed of the splits.
-        log_images: send a panel of the first validation scan to the logger. Leave it off for
-            patients' data.
+        log_images: send a panel of the first validation and test scan to the loggers and the run's
+            report. Leave it off for patients' data.
     """
 
     def __init__(
@@ -153,18 +155,19 @@ class UNITS(lightning.LightningModule):
             value = metric(image, reference, batch.body).mean()
             bar = name == "psnr"
             self.log(f"{stage}/{name}", value, prog_bar=bar, batch_size=size, sync_dist=True)
-        if self.log_images and batch_index == 0 and stage == "val":
-            self._log_panel(image[0], reference[0])
+        if self.log_images and batch_index == 0:
+            self._log_panel(stage, image[0], reference[0])
 
-    def _log_panel(self, image: Tensor, reference: Tensor) -> None:
+    def _log_panel(self, stage: str, image: Tensor, reference: Tensor) -> None:
         """Reconstruction, reference and 5x error side by side, to loggers that take pictures."""
-        error = 5 * (image - reference).abs()
-        panel = torch.cat([image, reference, error], 1) / reference.max()
-        pixels = (panel.clamp(0, 1) * 255).to(torch.uint8).cpu().numpy()
-        for logger in self.loggers:
-            if hasattr(logger, "log_image"):
-                caption = ["reconstruction | reference | 5 x error"]
-                logger.log_image("val/panel", [pixels], step=self.global_step, caption=caption)
+        tiles = {
+            "reconstruction": image,
+            "reference": reference,
+            "error x 5": 5 * (image - reference).abs(),
+        }
+        row = [tile.cpu().numpy() for tile in tiles.values()]
+        panel = mosaic([row], list(tiles), window=(0.0, float(reference.max())))
+        log_picture(self, f"{stage}/panel", panel, f"first {stage} scan")
 
     def configure_optimizers(self) -> Any:
         """Adam with a cosine decay to a tenth over the planned steps."""
