@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from sagittal_core import sample_data
 from sagittal_core.report import Report, mosaic
 from sagittal_core.stats import Interval, bootstrap_interval
 from sagittal_mri.baselines import cg_sense, tune_cg_sense
 from sagittal_mri.data.batch import Scans
 from sagittal_mri.data.datamodule import SimulatedMRI
-from sagittal_mri.data.simulate import SimulatedScans, volume_slices
+from sagittal_mri.data.simulate import SimulatedScans
+from sagittal_mri.data.simulate_radial import SimulatedRadialMRI, SimulatedRadialScans
 from sagittal_mri.metrics import nrmse, psnr, ssim
 from sagittal_mri.runs import find_run, load_model
 
@@ -27,7 +27,7 @@ Scores = dict[str, dict[str, list[float]]]  # method -> metric -> one value per 
 
 
 def compare(
-    data: SimulatedMRI,
+    data: SimulatedMRI | SimulatedRadialMRI,
     runs: dict[str, str],
     out: Path = Path("outputs/compare"),
     reference_run: str = "supervised",
@@ -52,10 +52,10 @@ def compare(
     tuned = _tune(data)
     groups = {f"held-out slices, R = {r:g}": (data.scans["test"], r) for r in data.accelerations}
     if other_anatomy:
-        scans = _other_scans(other_anatomy, data)
+        scans = data.other_scans(other_anatomy)
         groups |= {f"{other_anatomy}, R = {r:g}": (scans, r) for r in data.accelerations}
 
-    report = Report("UNITS: self-supervised MRI reconstruction against its supervised twin")
+    report = Report("UNITS: trained reconstruction against classical methods")
     summary: dict[str, Any] = {"tuned_cg_sense": {str(k): v for k, v in tuned.items()}}
     for name, (scans, acceleration) in groups.items():
         chosen = [i for i in range(len(scans)) if scans.acceleration(i) == acceleration]
@@ -71,7 +71,7 @@ def compare(
     print(f"compared in {time.monotonic() - start:.0f} s: {out / 'report.html'}", flush=True)
 
 
-def _tune(data: SimulatedMRI) -> dict[float, tuple[float, int, float]]:
+def _tune(data: SimulatedMRI | SimulatedRadialMRI) -> dict[float, tuple[float, int, float]]:
     """Best (lambda, iterations, validation PSNR) of CG-SENSE per acceleration."""
     scans, tuned = data.scans["val"], {}
     for acceleration in data.accelerations:
@@ -84,23 +84,6 @@ def _tune(data: SimulatedMRI) -> dict[float, tuple[float, int, float]]:
             flush=True,
         )
     return tuned
-
-
-def _other_scans(name: str, data: SimulatedMRI) -> SimulatedScans:
-    """Scans of another anatomy, whole, under the same protocol: one per acceleration."""
-    path = Path(name) if Path(name).suffix else sample_data.path(name)
-    slices, numbers = volume_slices(path, 2)
-    repeats = len(data.accelerations)
-    return SimulatedScans(
-        slices,
-        numbers,
-        accelerations=data.accelerations,
-        coils=data.coils,
-        calibration=data.calibration,
-        noise=data.noise,
-        repeats=repeats,
-        seed=data.seed + 1,
-    )
 
 
 @torch.no_grad()
@@ -117,7 +100,7 @@ def _reconstruct(
 
 
 def _evaluate(
-    scans: SimulatedScans,
+    scans: SimulatedScans | SimulatedRadialScans,
     chosen: list[int],
     models: dict[str, Any],
     tuned: tuple[float, int, float],
@@ -196,7 +179,7 @@ def _explain(tuned: dict[float, tuple[float, int, float]]) -> str:
     chosen = "; ".join(f"R = {r:g}: lambda {v[0]:g}, {v[1]} iterations" for r, v in tuned.items())
     return (
         "Simulated multi-coil k-space of a real magnitude image. Every method's coil maps "
-        "come from the noisy calibration block. The self-supervised model saw no fully sampled "
+        "come from the noisy calibration samples. The self-supervised model saw no fully sampled "
         "scan. "
         "CG-SENSE was tuned on validation slices (" + chosen + "). The scans are slices of one "
         "volume: the intervals speak of its slices, not of patients."

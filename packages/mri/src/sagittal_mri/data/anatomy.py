@@ -99,6 +99,26 @@ def _loop_field(
     return field.sum(-2)[..., :2]
 
 
+def simulate_coil_images(
+    magnitude: Tensor, number: int, coils: int, generator: torch.Generator
+) -> Tensor:
+    """Noise-free complex coil images of one slice, with a phase and a coil array of their own.
+
+    Args:
+        magnitude: ``(H, W)`` float32, pixels of 1 mm.
+        number: of the slice in its volume, in mm; slice 90 is at the middle of the array.
+        coils: number of loops around the head.
+        generator: source of the phase and of the loops' jitter.
+
+    Returns:
+        ``(coils, H, W)`` complex64.
+    """
+    shape = (magnitude.shape[-2], magnitude.shape[-1])
+    phase = smooth_phase(shape, generator)
+    maps = loop_coil_maps(shape, coils, generator, height_mm=float(number - 90))
+    return maps * (magnitude * torch.exp(1j * phase))
+
+
 def oriented_slices(volume: np.ndarray, axis: int, shape: tuple[int, int]) -> Tensor:
     """Cut a volume into centred 2-D slices along ``axis``.
 

@@ -101,6 +101,21 @@ class SimulatedMRI(lightning.LightningDataModule):
                 seed=self.seed,
             )
 
+    def other_scans(self, name: str) -> SimulatedScans:
+        """Whole scans of another anatomy, a path or sample data: one per acceleration."""
+        path = Path(name) if Path(name).suffix else sample_data.path(name)
+        slices, numbers = volume_slices(path, 2)
+        return SimulatedScans(
+            slices,
+            numbers,
+            accelerations=self.accelerations,
+            coils=self.coils,
+            calibration=self.calibration,
+            noise=self.noise,
+            repeats=len(self.accelerations),
+            seed=self.seed + 1,
+        )
+
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled scans, by a permutation that depends on seed and epoch alone."""
         data = KeyedScans(self.scans["train"], self.readout_rows, self.seed)

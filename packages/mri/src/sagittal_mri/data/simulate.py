@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 
 from sagittal_core.errors import DataError
 from sagittal_core.seeds import counter_generator
-from sagittal_mri.data.anatomy import loop_coil_maps, oriented_slices, smooth_phase
+from sagittal_mri.data.anatomy import oriented_slices, simulate_coil_images
 from sagittal_mri.data.batch import ReconBatch
-from sagittal_mri.physics.coils import espirit_maps, expand, root_sum_of_squares
+from sagittal_mri.physics.coils import espirit_maps, root_sum_of_squares
 from sagittal_mri.physics.fourier import center_crop, fft2c, ifft2c
 from sagittal_mri.physics.masks import column_density, draw_columns
 from sagittal_mri.physics.noise import complex_noise
@@ -142,10 +142,7 @@ class SimulatedScans(Dataset[ReconBatch]):
         number = self.numbers[position]
         generator = counter_generator(self.seed, "scan", number, repeat)
         magnitude = self.slices[position]
-        shape = (magnitude.shape[-2], magnitude.shape[-1])
-        phase = smooth_phase(shape, generator)
-        true_maps = loop_coil_maps(shape, self.coils, generator, height_mm=float(number - 90))
-        clean = fft2c(expand(magnitude * torch.exp(1j * phase), true_maps))
+        clean = fft2c(simulate_coil_images(magnitude, number, self.coils, generator))
         noisy = clean + complex_noise(tuple(clean.shape), self.noise, generator)
         density = self.densities[index % len(self.densities)]
         columns = draw_columns(density, self.calibration, generator)

@@ -1,12 +1,13 @@
 """SENSE forward operators A = (mask) F S, Cartesian and radial, with one interface.
 
 ``A(x)``, ``A.adjoint(y)``, ``A.normal(x) = A^H A x`` and ``A.restrict(keep)`` (the operator of a
-subset of the readouts, for splitting) are all that the networks and objectives need.
+subset of the positions, for splitting) are all that the networks and objectives need.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -32,7 +33,7 @@ class SenseOperator(Protocol):
         """``A^H A x``, faster than the two in turn."""
 
     def restrict(self, keep: Tensor) -> SenseOperator:
-        """The operator of the readouts in ``keep``."""
+        """The operator of the positions in ``keep``."""
 
 
 class CartesianSense:
@@ -78,17 +79,21 @@ class RadialSense:
     """``A x = W^1/2 F_omega S x`` on spokes, with the normal operator in polyphase Toeplitz form.
 
     The square root of the density weights is part of A, so that A^H A = S^H F^H W F S and samples
-    enter as ``W^1/2 y``. Scaled by 1/sqrt(H W) like the orthonormal DFT. Toeplitz kernels add over
-    groups of spokes: a random split costs additions and no NUFFT.
+    enter as ``W^1/2 y``. Scaled by 1/sqrt(H W) like the orthonormal DFT. Every sample belongs to
+    one of P positions; the Toeplitz kernels of positions add up, so that another selection of them
+    costs additions and no NUFFT.
 
     Args:
         maps: ``(B, C, H, W)`` complex.
-        trajectory: ``(spokes, samples, 2)`` real, radians per pixel, order (H, W).
-        weights: ``(spokes, samples)`` real >= 0 density compensation.
-        keep: ``(B, spokes)`` 0/1, the spokes in use; None is all.
-        groups: number of interleaved spoke groups that ``keep`` may select independently. Kernels
-            are precomputed per group; ``keep`` must be constant within a group.
+        trajectory: ``(spokes, samples, 2)``, or ``(B, spokes, samples, 2)`` for one per scan; real,
+            radians per pixel, order (H, W).
+        weights: ``(..., spokes, samples)`` real >= 0 density compensation, as the trajectory.
+        position: ``(..., spokes, samples)`` int64 in 0..P-1; None is one position.
+        factor: ``(B, P)`` real >= 0, of the density weights of each position; 0 leaves it out. None
+            is 1.
+        kernels: :meth:`position_kernels` of the same samples; computed when needed if None.
         tolerance: relative accuracy of the NUFFT.
+        backend: of the NUFFT, "sagittal" or "torchkbnufft" (its own accuracy, about 1e-3).
     """
 
     def __init__(
@@ -96,79 +101,98 @@ class RadialSense:
         maps: Tensor,
         trajectory: Tensor,
         weights: Tensor,
-        keep: Tensor | None = None,
+        position: Tensor | None = None,
+        factor: Tensor | None = None,
         *,
-        groups: int = 8,
+        kernels: Tensor | None = None,
         tolerance: float = 1e-5,
-        _kernels: Tensor | None = None,
+        backend: str = "sagittal",
     ) -> None:
-        if trajectory.ndim != 3 or trajectory.shape[-1] != 2:
+        if trajectory.ndim not in (3, 4) or trajectory.shape[-1] != 2:
             raise ValueError(
-                f"RadialSense: expected a trajectory (spokes, samples, 2), "
-                f"found {tuple(trajectory.shape)}"
+                f"RadialSense: expected a trajectory (spokes, samples, 2) or (B, spokes, samples, "
+                f"2), found {tuple(trajectory.shape)}"
             )
         self.maps, self.trajectory, self.weights = maps, trajectory, weights
-        self.groups, self.tolerance = groups, tolerance
-        spokes = trajectory.shape[0]
-        batch, shape = maps.shape[0], tuple(maps.shape[-2:])
-        ones = torch.ones(batch, spokes, dtype=weights.dtype, device=weights.device)
-        self.keep = ones if keep is None else keep.to(ones)
-        self._scale = 1 / math.sqrt(shape[0] * shape[1])
-        self._flat = trajectory.reshape(-1, 2)
-        self._kernels = self._group_kernels(shape) if _kernels is None else _kernels
-        self._kernel = self._combine_kernels()
+        if position is None:
+            position = torch.zeros_like(weights, dtype=torch.int64)
+        self.position = position
+        if factor is None:
+            count = int(position.max()) + 1 if kernels is None else kernels.shape[-4]
+            factor = weights.new_ones(maps.shape[0], count)
+        self.factor = factor.to(weights)
+        self.tolerance, self.backend = tolerance, backend
+        self._flat = trajectory.flatten(-3, -2)
+        self._scale = 1 / math.sqrt(maps.shape[-2] * maps.shape[-1])
+        self._kernels = kernels
 
-    def _group_of(self) -> Tensor:
-        """Group of every spoke: neighbours in time fall into different groups."""
-        spokes = self.trajectory.shape[0]
-        return torch.arange(spokes, device=self.trajectory.device) % min(self.groups, spokes)
+    @staticmethod
+    def position_kernels(
+        trajectory: Tensor, weights: Tensor, position: Tensor, shape: tuple[int, int]
+    ) -> Tensor:
+        """Toeplitz kernels ``(P, 4, H, W)`` of every position of one trajectory, real."""
+        count = int(position.max()) + 1
+        share = torch.nn.functional.one_hot(position.flatten(), count).T * weights.flatten()
+        # One at a time: the kernel's working memory is 16 images in complex128.
+        flat = trajectory.flatten(-3, -2)
+        kernels = [toeplitz_kernel(flat[s > 0], s[s > 0], shape) for s in share]
+        return torch.stack(kernels) / (shape[0] * shape[1])
 
-    def _group_kernels(self, shape: tuple[int, ...]) -> Tensor:
-        """``(groups, 4, H, W)`` real Toeplitz kernels, one per spoke group."""
-        group = self._group_of()
-        kernels = []
-        for index in range(int(group.max()) + 1):
-            chosen = (group == index).to(self.weights)[:, None] * self.weights
-            kernels.append(toeplitz_kernel(self._flat, chosen.reshape(-1), shape))
-        return torch.stack(kernels) * self._scale**2
+    @cached_property
+    def kernel(self) -> Tensor:
+        """Sum of the positions' kernels times their factors, ``(B, 4, H, W)``."""
+        if self._kernels is None:
+            parts = zip(*self._per_scan(), strict=True)
+            shape = (self.maps.shape[-2], self.maps.shape[-1])
+            self._kernels = torch.stack([self.position_kernels(*part, shape) for part in parts])
+        kernels = self._kernels.expand(self.factor.shape[0], *self._kernels.shape[-4:])
+        return torch.einsum("bp,bpkhw->bkhw", self.factor, kernels)
 
-    def _combine_kernels(self) -> Tensor:
-        """Sum of the kernels of the groups in use, ``(B, 4, H, W)``."""
-        group = self._group_of()
-        count = self._kernels.shape[0]
-        membership = torch.nn.functional.one_hot(group, count).to(self.keep)  # (spokes, groups)
-        share = self.keep @ membership / membership.sum(0)
-        if not bool(((share == 0) | (share == 1)).all()):
-            raise ValueError("RadialSense: `keep` must select whole spoke groups (see `groups`)")
-        return torch.einsum("bg,gphw->bphw", share, self._kernels)
+    def _per_scan(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Trajectory, weights and positions with a leading axis of B scans, or of one."""
+        if self.trajectory.ndim == 4:
+            return self.trajectory, self.weights, self.position
+        return self.trajectory[None], self.weights[None], self.position[None]
 
-    def _amplitude(self) -> Tensor:
-        """``(B, 1, spokes, samples)`` factor W^1/2 times the selection of spokes."""
-        return (self.keep[:, None, :, None] * self.weights.sqrt()) * self._scale
+    @cached_property
+    def amplitude(self) -> Tensor:
+        """``(B, 1, spokes, samples)``: W^1/2 with its factors, and the orthonormal scale."""
+        _, weights, position = self._per_scan()
+        factor = gather_positions(self.factor, position)
+        return ((factor * weights).sqrt() * self._scale).unsqueeze(1)
 
     def __call__(self, image: Tensor) -> Tensor:
         """``(B, H, W)`` complex to weighted samples ``(B, C, spokes, samples)``."""
-        samples = nufft_type2(expand(image, self.maps), self._flat, self.tolerance)
-        return self._amplitude() * samples.reshape(*samples.shape[:2], *self.trajectory.shape[:2])
+        coils = expand(image, self.maps)
+        samples = nufft_type2(coils, self._flat, self.tolerance, backend=self.backend)
+        return self.amplitude * samples.unflatten(-1, self.trajectory.shape[-3:-1])
 
     def adjoint(self, samples: Tensor) -> Tensor:
         """Weighted samples ``(B, C, spokes, samples)`` to ``(B, H, W)`` image."""
-        flat = (self._amplitude() * samples).flatten(-2)
+        flat = (self.amplitude * samples).flatten(-2)
         shape = tuple(self.maps.shape[-2:])
-        return combine(nufft_type1(flat, self._flat, shape, self.tolerance), self.maps)
+        coils = nufft_type1(flat, self._flat, shape, self.tolerance, backend=self.backend)
+        return combine(coils, self.maps)
 
     def normal(self, image: Tensor) -> Tensor:
         """``A^H A x`` by FFTs of the image size only (polyphase Toeplitz)."""
-        return toeplitz_normal(image, self.maps, self._kernel)
+        return toeplitz_normal(image, self.maps, self.kernel)
 
     def restrict(self, keep: Tensor) -> RadialSense:
-        """The operator of the spokes in ``keep`` ``(B, spokes)``, whole groups of them."""
+        """The operator of the positions in ``keep`` ``(B, P)``."""
         return RadialSense(
             self.maps,
             self.trajectory,
             self.weights,
-            self.keep * keep,
-            groups=self.groups,
+            self.position,
+            self.factor * keep,
+            kernels=self._kernels,
             tolerance=self.tolerance,
-            _kernels=self._kernels,
+            backend=self.backend,
         )
+
+
+def gather_positions(values: Tensor, position: Tensor) -> Tensor:
+    """Values per position ``(B, P)`` at every sample of ``position`` ``(B or 1, a, b)``."""
+    index = position.expand(values.shape[0], *position.shape[1:])
+    return values.gather(1, index.flatten(1)).view_as(index)
