@@ -27,7 +27,8 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t kBlock = 96;  // rows that share a panel while it is in the first-level cache
+constexpr int64_t kBlock = 96;     // rows that share a panel while it is in the first-level cache
+constexpr int64_t kMostRows = 12;  // of a tile, of any instruction set
 template <class T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
 
@@ -44,49 +45,63 @@ struct Problem {
   int64_t* indices;  // (rows, k)
 };
 
-// The best k scores of one row so far, equal ones by index. Codes come in order of index.
+// The best k scores of one row so far, equal ones by index. Codes come in order of index, and all
+// are kept until the first cut; after it only those above the threshold.
 template <class T>
 class Best {
  public:
+  using Entry = std::pair<T, int64_t>;
+
+  static int64_t capacity(int64_t k, int64_t columns) { return 2 * k + columns; }
+
   void start(int64_t k, int64_t columns) {
     k_ = k;
-    capacity_ = 2 * k + 4 * columns;
-    entries_.clear();
+    capacity_ = capacity(k, columns);
+    entries_.resize(capacity_ + columns);
+    count_ = 0;
+    threshold_ = -kInfinity<T>;
     full_ = false;
   }
 
+  T threshold() const { return threshold_; }
+
   void offer(const T* scores, int64_t first, int64_t count) {
+    Entry* end = entries_.data() + count_;
     if (full_) {
-      int hits = 0;  // a loop without a branch, to be vectorised
-      for (int64_t j = 0; j < count; ++j) hits += scores[j] > threshold_;
-      if (hits == 0) return;
-    }
-    for (int64_t j = 0; j < count; ++j)
-      if (!full_ || scores[j] > threshold_)
+      const T threshold = threshold_;
+      for (int64_t j = 0; j < count; ++j) {  // no branch: hits come at random
+        *end = {scores[j], first + j};
+        end += scores[j] > threshold;
+      }
+    } else {
+      for (int64_t j = 0; j < count; ++j)
         // A sum that overflowed to NaN would have no place in the order.
-        entries_.emplace_back(scores[j] == scores[j] ? scores[j] : -kInfinity<T>, first + j);
-    if (static_cast<int64_t>(entries_.size()) + count > capacity_) cut();
+        *end++ = {scores[j] == scores[j] ? scores[j] : -kInfinity<T>, first + j};
+    }
+    count_ = end - entries_.data();
+    if (count_ >= capacity_) cut();
   }
 
   void write(T* scores, int64_t* indices) {
-    std::sort(entries_.begin(), entries_.end(), before);
+    cut();
+    std::sort(entries_.begin(), entries_.begin() + k_, before);
     for (int64_t i = 0; i < k_; ++i) std::tie(scores[i], indices[i]) = entries_[i];
   }
 
  private:
-  using Entry = std::pair<T, int64_t>;
   static bool before(const Entry& a, const Entry& b) {
     return a.first > b.first || (a.first == b.first && a.second < b.second);
   }
 
   void cut() {
-    std::nth_element(entries_.begin(), entries_.begin() + (k_ - 1), entries_.end(), before);
-    entries_.resize(k_);
-    threshold_ = entries_.back().first;  // what comes later and is equal has a higher index
+    const auto last = entries_.begin() + (k_ - 1);
+    std::nth_element(entries_.begin(), last, entries_.begin() + count_, before);
+    threshold_ = last->first;  // what comes later and is equal has a higher index
+    count_ = k_;
     full_ = true;
   }
 
-  int64_t k_, capacity_;
+  int64_t k_, capacity_, count_;
   std::vector<Entry> entries_;
   T threshold_;
   bool full_;
@@ -101,6 +116,7 @@ struct Scratch {
   std::vector<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>> where;
   std::vector<T> tile;           // (rows of a tile, columns): scores or where they start
   std::vector<Best<T>> several;  // (kBlock), for k > 1
+  std::vector<T> threshold;      // (kBlock) of `several`
 };
 
 template <class T, int kBytes>
@@ -123,6 +139,7 @@ SAGITTAL_INLINE void multiply(const T* const (&row)[S::kRows], const T* panel, i
     sum[r][0] = *reinterpret_cast<const Vector*>(start + r * step);
     sum[r][1] = *reinterpret_cast<const Vector*>(start + r * step + S::kLanes);
   }
+#pragma GCC unroll 4
   for (int64_t d = 0; d < width; ++d) {
     const Vector low = *reinterpret_cast<const Vector*>(panel + d * 2 * S::kLanes);
     const Vector high = *reinterpret_cast<const Vector*>(panel + d * 2 * S::kLanes + S::kLanes);
@@ -165,6 +182,8 @@ struct SearchBlock {
       good &= std::abs(z[i]) <= std::numeric_limits<T>::max();
     if (!good) faults |= kBadRows;
     const int64_t panels = (p.size + p.columns - 1) / p.columns;
+    // Panels of which a row keeps every code.
+    const int64_t filling = (Best<T>::capacity(p.k, p.columns) + p.columns - 1) / p.columns;
     for (int64_t panel = 0; panel < panels; ++panel) {
       const T* codes = p.codes + panel * p.width * p.columns;
       for (int64_t first = 0; first < count; first += S::kRows) {
@@ -182,15 +201,21 @@ struct SearchBlock {
         Vector sum[S::kRows][2];
         multiply<T, kBytes>(row, codes, p.width, start, p.bias != nullptr ? p.columns : 0, sum);
         if constexpr (kSeveral) {
+          T* threshold = scratch.threshold.data() + first;
           T* tile = scratch.tile.data();
+          const int64_t count_here = std::min(p.columns, p.size - panel * p.columns);
 #pragma GCC unroll 12
           for (int r = 0; r < S::kRows; ++r) {
-            *reinterpret_cast<Vector*>(tile + r * p.columns) = sum[r][0];
-            *reinterpret_cast<Vector*>(tile + r * p.columns + S::kLanes) = sum[r][1];
+            const Mask above = (sum[r][0] > threshold[r]) | (sum[r][1] > threshold[r]);
+            typename S::Int any = panel < filling && r < rows;
+#pragma GCC unroll 16
+            for (int l = 0; l < S::kLanes; ++l) any |= above[l];
+            if (!any) continue;
+            *reinterpret_cast<Vector*>(tile) = sum[r][0];
+            *reinterpret_cast<Vector*>(tile + S::kLanes) = sum[r][1];
+            scratch.several[first + r].offer(tile, panel * p.columns, count_here);
+            threshold[r] = scratch.several[first + r].threshold();
           }
-          for (int64_t r = 0; r < rows; ++r)
-            scratch.several[first + r].offer(tile + r * p.columns, panel * p.columns,
-                                             std::min(p.columns, p.size - panel * p.columns));
         } else {
           T* best = scratch.best.data() + first * S::kLanes;
           auto* where = scratch.where.data() + first * S::kLanes;
@@ -235,12 +260,13 @@ void search(const Problem<T>& p, const Rows<T>& z, std::atomic<int>& faults) {
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
     Scratch<T> scratch;
     scratch.converted.resize(kBlock * p.width);
-    scratch.tile.resize(12 * p.columns);
+    scratch.tile.resize(kMostRows * p.columns);
     if (p.k == 1) {
       scratch.best.resize(kBlock * lanes);
       scratch.where.resize(kBlock * lanes);
     } else {
       scratch.several.resize(kBlock);
+      scratch.threshold.resize(kBlock + kMostRows);
     }
     int found = 0;
     for (int64_t block = first; block < last; ++block) {
@@ -253,6 +279,7 @@ void search(const Problem<T>& p, const Rows<T>& z, std::atomic<int>& faults) {
         write_best(p, begin, count, scratch);
       } else {
         for (auto& row : scratch.several) row.start(p.k, p.columns);
+        std::fill(scratch.threshold.begin(), scratch.threshold.end(), kInfinity<T>);
         run_for_isa<SearchBlock<T, true>>(p, rows, begin, count, scratch, found);
         for (int64_t r = 0; r < count; ++r)
           scratch.several[r].write(p.scores + (begin + r) * p.k, p.indices + (begin + r) * p.k);
