@@ -48,7 +48,7 @@ class Row:
     peer: str
     threads: int
     ms: float
-    ratio: float
+    ratio: float | None
     giga: float | None = None
     unit: str = "GFlop/s"
     extra_mb: float | None = None
@@ -185,10 +185,11 @@ def print_rows(rows: list[Row]) -> None:
     )
     for row in rows:
         rate = "" if row.giga is None else f"{row.giga:7.1f} {row.unit}"
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         memory = "" if row.extra_mb is None else f"{row.extra_mb:.1f}"
         error = "" if row.error is None else f"{row.error:.1e}"
         print(
-            f"{row.case:28} {row.operation:12} {row.peer:22} {row.ms:9.2f} {row.ratio:7.2f} "
+            f"{row.case:28} {row.operation:12} {row.peer:22} {row.ms:9.2f} {ratio:>7} "
             f"{rate:>15} {memory:>9} {error:>9}"
         )
 
