@@ -5,23 +5,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
-from sagittal_core.errors import DataError
+from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.report import Report, mosaic
 from sagittal_mri.baselines import cg_sense
 from sagittal_mri.data.io import read_kspace
+from sagittal_mri.data.ismrmrd_raw import read_ismrmrd
+from sagittal_mri.data.radial import make_radial_scan
 from sagittal_mri.data.record import KspaceRecord
 from sagittal_mri.data.writers import write_nifti, write_reconstruction_h5
 from sagittal_mri.metrics import psnr, ssim
 from sagittal_mri.physics.coils import espirit_maps, root_sum_of_squares
 from sagittal_mri.physics.fourier import center_crop, ifft2c
+from sagittal_mri.physics.masks import calibration_columns
 from sagittal_mri.physics.noise import whiten
-from sagittal_mri.physics.sense import CartesianSense
+from sagittal_mri.physics.radial import expect_diameters
+from sagittal_mri.physics.sense import CartesianSense, SenseOperator
 from sagittal_mri.runs import find_run, load_model
 
 _SMALLEST_BLOCK = 12  # rows and columns: twice the ESPIRiT kernel
@@ -46,31 +51,69 @@ def calibration_block(mask: Tensor, shape: tuple[int, int]) -> tuple[int, int]:
     return size, size
 
 
-def reconstruct(file: Path, run: Path, out: Path | None = None) -> None:
+def reconstruct(
+    file: Path,
+    run: Path,
+    out: Path | None = None,
+    trajectory_units: str | None = None,
+    calibration: int = 24,
+    cg_lambda: float = 0.003,
+    cg_iterations: int = 6,
+) -> None:
     """Reconstruct every slice of a fastMRI or ISMRMRD file with a trained run.
 
-    CG-SENSE is a fixed comparison here (lambda 0.003, 6 iterations), not tuned to the file.
-    Writes ``<name>.nii.gz``, ``<name>.h5`` and ``report.html`` (zero-filled, CG-SENSE, the model,
-    and the file's own reference where it holds one) to ``out``.
+    Cartesian and radial files are read alike. A network sees images only, so a run trained on
+    columns takes spokes and the other way round; the report says what it was trained on, because
+    the artefacts differ. CG-SENSE is a fixed comparison, not tuned to the file.
+
+    Writes ``<name>.nii.gz``, ``<name>.h5`` and ``report.html`` (without the model, CG-SENSE, the
+    model, and the file's own reference where it holds one) to ``out``.
 
     Args:
-        file: Cartesian k-space; undersampled, with a fully sampled centre.
+        file: undersampled k-space: Cartesian with a fully sampled centre, or radial spokes.
         run: run folder, or its prefix without the hash.
         out: folder for the results; default ``<file>_reconstruction`` beside the file.
+        trajectory_units: "cycles", "index" or "radians", of a radial ISMRMRD file whose header does
+            not tell; see :func:`read_ismrmrd`.
+        calibration: diameter, in k-space samples, of the centre of radial data that the coil maps
+            come from; of Cartesian data, all that is fully sampled is used.
+        cg_lambda: weight of the squared norm in CG-SENSE, relative to the scaled image.
+        cg_iterations: conjugate gradient steps of CG-SENSE.
+
+    Raises:
+        DataError: a file that cannot be used, or whose centre gives no coil maps.
+        ConfigError: no such run, or arguments out of range.
     """
-    record = read_kspace(file)
-    if not record.is_cartesian:
-        raise DataError(
-            file, key="trajectory", expected="Cartesian k-space", found="a non-Cartesian trajectory"
+    if calibration < 2 or cg_lambda < 0 or cg_iterations < 1:
+        raise ConfigError(
+            "reconstruct: expected calibration >= 2, cg_lambda >= 0 and cg_iterations >= 1, found "
+            f"{calibration}, {cg_lambda} and {cg_iterations}"
         )
-    model: Any = load_model(find_run(run))
+    if trajectory_units is None:
+        record = read_kspace(file)
+    else:
+        record = read_ismrmrd(file, trajectory_units=trajectory_units)
+    found = find_run(run)
+    model: Any = load_model(found)
+    settings = {
+        "slices": record.kspace.shape[0],
+        "coils": record.kspace.shape[1],
+        "sampling": "Cartesian" if record.is_cartesian else "radial",
+        "run": found.name,
+        "run trained on": yaml.safe_load((found / "config.yaml").read_text())["data"]["class_path"],
+        "CG-SENSE": f"lambda {cg_lambda:g}, {cg_iterations} iterations, not tuned to the file",
+    }
     folder = out or file.with_name(f"{file.stem}_reconstruction")
     folder.mkdir(parents=True, exist_ok=True)
 
-    methods: dict[str, list[Tensor]] = {"zero-filled": [], "CG-SENSE": [], "model": []}
+    methods: dict[str, list[Tensor]] = {}
     for index in range(record.kspace.shape[0]):
-        for name, image in _one_slice(record, index, model).items():
-            methods[name].append(center_crop(image, record.image_shape))
+        if record.is_cartesian:
+            scan = _cartesian(record, index)
+        else:
+            scan = _radial(record, index, calibration)
+        for name, image in _images(scan, model, cg_lambda, cg_iterations).items():
+            methods.setdefault(name, []).append(center_crop(image, record.image_shape))
         print(f"slice {index + 1} of {record.kspace.shape[0]}", flush=True)
     volumes = {name: torch.stack(images) for name, images in methods.items()}
 
@@ -83,16 +126,28 @@ def reconstruct(file: Path, run: Path, out: Path | None = None) -> None:
         affine=affine,
         voxel_size_mm=record.voxel_size_mm,
     )
-    _report(record, volumes, folder / "report.html")
+    _report(record, volumes, settings, folder / "report.html")
     print(f"wrote {folder}", flush=True)
 
 
-@torch.no_grad()
-def _one_slice(record: KspaceRecord, index: int, model: Any) -> dict[str, Tensor]:
-    """Magnitude images ``(H, W)`` of one slice by every method."""
+class _Slice(NamedTuple):
+    """One slice ready to be reconstructed: operator A, A^H y, scale, and what A^H y is called."""
+
+    operator: SenseOperator
+    rhs: Tensor  # (1, H, W) complex64
+    scale: Tensor  # scalar, a typical magnitude of the image
+    name: str
+
+
+def _whitened(record: KspaceRecord, index: int) -> Tensor:
+    """Samples of one slice ``(C, a, b)``, with unit noise where the file tells its covariance."""
     kspace = record.kspace[index]
-    if record.noise_covariance is not None:
-        kspace = whiten(kspace, record.noise_covariance)
+    return kspace if record.noise_covariance is None else whiten(kspace, record.noise_covariance)
+
+
+def _cartesian(record: KspaceRecord, index: int) -> _Slice:
+    """Maps and scale from the fully sampled centre of one Cartesian slice."""
+    kspace = _whitened(record, index)
     shape = (kspace.shape[-2], kspace.shape[-1])
     block = calibration_block(record.mask, shape)
     if block[0] < _SMALLEST_BLOCK:
@@ -102,24 +157,53 @@ def _one_slice(record: KspaceRecord, index: int, model: Any) -> dict[str, Tensor
             expected=f"a fully sampled centre of at least {_SMALLEST_BLOCK} x {_SMALLEST_BLOCK}",
             found=f"{block[0]} x {block[1]}",
         )
-    center = center_crop(kspace, block)
-    maps = espirit_maps(center, shape)[None]
-    columns = torch.arange(shape[1])
-    inside = (columns - shape[1] // 2 + block[1] // 2 >= 0) & (
-        columns - shape[1] // 2 + block[1] // 2 < block[1]
-    )
+    maps = espirit_maps(center_crop(kspace, block), shape)[None]
+    inside = calibration_columns(shape[1], block[1])
     scale = torch.quantile(root_sum_of_squares(ifft2c(kspace * inside)).flatten(), 0.99)
     operator = CartesianSense(maps, record.mask[None])
-    rhs = operator.adjoint(kspace[None] / scale)
+    return _Slice(operator, operator.adjoint(kspace[None]), scale, "zero-filled")
+
+
+def _radial(record: KspaceRecord, index: int, calibration: int) -> _Slice:
+    """Density weights, maps and scale of one slice of full-diameter spokes."""
+    trajectory = record.trajectory
+    assert trajectory is not None, "a Cartesian record"
+    try:
+        expect_diameters(trajectory)
+        scan = make_radial_scan(
+            _whitened(record, index),
+            trajectory,
+            record.image_shape,
+            calibration=calibration,
+            groups=1,
+            index=index,
+        )
+    except ValueError as error:
+        raise DataError(
+            record.source,
+            key="trajectory",
+            expected="radial spokes with a centre that gives coil maps",
+            found=f"in slice {index}: {error}",
+            hint="calibration sets the diameter of the centre that is used",
+        ) from error
+    return _Slice(scan.operator(), scan.adjoint(), scan.scale[0], "gridded")
+
+
+@torch.no_grad()
+def _images(scan: _Slice, model: Any, cg_lambda: float, cg_iterations: int) -> dict[str, Tensor]:
+    """Magnitude images ``(H, W)`` of one slice by every method."""
+    rhs = scan.rhs / scan.scale
     images = {
-        "zero-filled": rhs,
-        "CG-SENSE": cg_sense(operator, rhs, 0.003, 6),
-        "model": model.network(rhs, operator),
+        scan.name: rhs,
+        "CG-SENSE": cg_sense(scan.operator, rhs, cg_lambda, cg_iterations),
+        "model": model.network(rhs, scan.operator),
     }
-    return {name: (image[0] * scale).abs() for name, image in images.items()}
+    return {name: (image[0] * scan.scale).abs() for name, image in images.items()}
 
 
-def _report(record: KspaceRecord, volumes: dict[str, Tensor], path: Path) -> None:
+def _report(
+    record: KspaceRecord, volumes: dict[str, Tensor], settings: dict[str, Any], path: Path
+) -> None:
     """Pictures of the middle slice, metrics where the file holds a reference."""
     middle = record.kspace.shape[0] // 2
     images = {name: volume[middle].numpy() for name, volume in volumes.items()}
@@ -139,5 +223,7 @@ def _report(record: KspaceRecord, volumes: dict[str, Tensor], path: Path) -> Non
         report.table("quality", ["method", "PSNR (dB)", "SSIM"], rows, caption)
     if record.notes:
         report.text("The reader noted: " + "; ".join(record.notes) + ".")
-    report.config({"slices": record.kspace.shape[0], "coils": record.kspace.shape[1]})
+    trained = settings["run trained on"]
+    report.text(f"CG-SENSE: {settings['CG-SENSE']}. The run was trained on {trained}.")
+    report.config(settings)
     report.write(path)
