@@ -87,6 +87,19 @@ def test_a_split_operator_is_that_of_its_samples_alone(batch: RadialBatch) -> No
         assert relative(batch.adjoint(chosen)[index], alone.adjoint(samples)[0]) < 1e-4
 
 
+def test_a_new_split_needs_no_nufft(batch: RadialBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> torch.Tensor:
+        raise AssertionError("a NUFFT or a new kernel")
+
+    for name in ("nufft_type1", "nufft_type2", "toeplitz_kernel"):
+        monkeypatch.setattr(f"sagittal_mri.physics.sense.{name}", refuse)
+    network, chosen = UnrolledNetwork(1, 4, 1), some_positions()
+    image = network(batch.adjoint(chosen), batch.operator(chosen))
+    assert bool(image.isfinite().all())
+    with pytest.raises(AssertionError, match="a NUFFT"):
+        batch.operator(~chosen)(image)  # the targets' prediction does need one
+
+
 def test_density_weights_fit_every_share_of_the_spokes(batch: RadialBatch) -> None:
     """A^H A of a part of the spokes has the size of that of all, so one network serves both."""
     part, whole = batch.operator(some_positions()), batch.operator()
