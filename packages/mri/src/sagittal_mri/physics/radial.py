@@ -86,8 +86,8 @@ def spoke_positions(trajectory: Tensor, groups: int, radius: float) -> Tensor:
     """Number every sample with the position, 0 to ``groups``, that a split moves as a whole.
 
     Position 0 is the calibration disc: the samples of *all* spokes within ``radius``. Coil maps and
-    scale come from them, so they always belong to the network's input and are never a target; as
-    noise is independent from sample to sample, maps and scale then know nothing of any target.
+    scale come from them, so they always belong to the network's input and are never held out; as
+    noise is independent from sample to sample, maps and scale know nothing of held-out samples.
     Positions 1.. are the outer samples of groups of spokes. Ranked by direction, every
     ``groups``-th spoke goes to one group, so that each group fans out over all directions; taking
     every eighth golden-angle spoke would give wedges, as 8 golden angles are nearly 5 half turns.
