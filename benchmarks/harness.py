@@ -249,13 +249,20 @@ def _figure(columns: int, path: Path) -> Iterator[list[list]]:
 
 
 def _draw(top, bottom, sweep: str, lines: dict[tuple[str, int], list[Row]]) -> None:
+    peers = sorted({peer for peer, _ in lines})
+    counts = sorted({threads for _, threads in lines})
     for (peer, threads), line in lines.items():
         sizes = [row.size for row in line]
-        label = f"{peer}, {threads} thr."
-        top.loglog(sizes, [row.ms for row in line], "o-", label=label)
+        look = {
+            "label": f"{peer}, {threads} threads",
+            "color": f"C{peers.index(peer)}",
+            "linestyle": ("-", "--", ":", "-.")[counts.index(threads) % 4],
+            "marker": "o",
+        }
+        top.loglog(sizes, [row.ms for row in line], **look)
         with_memory = [(row.size, row.extra_mb) for row in line if row.extra_mb]
         if with_memory:
-            bottom.loglog(*zip(*with_memory, strict=True), "o-", label=label)
+            bottom.loglog(*zip(*with_memory, strict=True), **look)
     top.set(xlabel=sweep, ylabel="ms", title=f"time against {sweep}")
     bottom.set(xlabel=sweep, ylabel="MB", title=f"extra memory against {sweep}")
     top.legend(fontsize=7)

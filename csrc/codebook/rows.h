@@ -16,18 +16,20 @@
 
 namespace sagittal {
 
+// Half types have a conversion to float only.
+template <class T, class S>
+SAGITTAL_INLINE T widen(S value) {
+  if constexpr (std::is_same_v<S, double>)
+    return static_cast<T>(value);
+  else
+    return static_cast<T>(static_cast<float>(value));
+}
+
 template <class T, class S>
 struct ConvertValues {
   template <int kBytes>
   static SAGITTAL_INLINE void run(const S* from, T* to, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(static_cast<float>(from[i]));
-  }
-};
-template <class T>
-struct ConvertValues<T, double> {
-  template <int kBytes>
-  static SAGITTAL_INLINE void run(const double* from, T* to, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(from[i]);
+    for (int64_t i = 0; i < count; ++i) to[i] = widen<T>(from[i]);
   }
 };
 
@@ -40,33 +42,36 @@ class Rows {
         type_(tensor.scalar_type()),
         width_(tensor.size(1)) {}
 
-  // Values of rows [begin, begin + count): in place if they are of type T, else in `scratch`.
-  const T* read(int64_t begin, int64_t count, T* scratch) const {
+  // Calls visitor(pointer to the first value, of the tensor's own type).
+  template <class Visitor>
+  void visit(const Visitor& visitor) const {
     using torch::headeronly::ScalarType;
     switch (type_) {
       case ScalarType::Float:
-        return read_as<float>(begin, count, scratch);
+        return visitor(reinterpret_cast<const float*>(data_));
       case ScalarType::Double:
-        return read_as<double>(begin, count, scratch);
+        return visitor(reinterpret_cast<const double*>(data_));
       case ScalarType::Half:
-        return read_as<torch::headeronly::Half>(begin, count, scratch);
+        return visitor(reinterpret_cast<const torch::headeronly::Half*>(data_));
       default:
-        return read_as<torch::headeronly::BFloat16>(begin, count, scratch);
+        return visitor(reinterpret_cast<const torch::headeronly::BFloat16*>(data_));
     }
+  }
+
+  // Values of rows [begin, begin + count): in place if they are of type T, else in `scratch`.
+  const T* read(int64_t begin, int64_t count, T* scratch) const {
+    const T* found = scratch;
+    visit([&](const auto* data) {
+      using S = std::remove_cvref_t<decltype(*data)>;
+      if constexpr (std::is_same_v<S, T>)
+        found = data + begin * width_;
+      else
+        run_for_isa<ConvertValues<T, S>>(data + begin * width_, scratch, count * width_);
+    });
+    return found;
   }
 
  private:
-  template <class S>
-  const T* read_as(int64_t begin, int64_t count, T* scratch) const {
-    const S* from = reinterpret_cast<const S*>(data_) + begin * width_;
-    if constexpr (std::is_same_v<S, T>) {
-      return from;
-    } else {
-      run_for_isa<ConvertValues<T, S>>(from, scratch, count * width_);
-      return scratch;
-    }
-  }
-
   const char* data_;
   torch::headeronly::ScalarType type_;
   int64_t width_;

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "rows.h"
@@ -23,11 +24,16 @@ using torch::stable::Tensor;
 
 constexpr int64_t kChunk = 512;
 
-template <class T>
-struct AddValues {
+// Adds rows order[0], ..., order[count - 1], in this order.
+template <class T, class S>
+struct AddRows {
   template <int kBytes>
-  static SAGITTAL_INLINE void run(const T* from, T* to, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+  static SAGITTAL_INLINE void run(const S* rows, const int64_t* order, int64_t count, int64_t width,
+                                  T* sum) {
+    for (int64_t i = 0; i < count; ++i) {
+      const S* row = rows + order[i] * width;
+      for (int64_t d = 0; d < width; ++d) sum[d] += widen<T>(row[d]);
+    }
   }
 };
 
@@ -46,7 +52,6 @@ void add_up(const Tensor& z, const std::vector<int64_t>& order, const int64_t* i
   std::vector<T> room(2 * chunks * width, T(0));
   std::vector<Partial<T>> partials(chunks);
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
-    std::vector<T> scratch(width);
     for (int64_t chunk = first; chunk < last; ++chunk) {
       const int64_t begin = chunk * kChunk, end = std::min(begin + kChunk, rows);
       Partial<T>& partial = partials[chunk];
@@ -58,15 +63,18 @@ void add_up(const Tensor& z, const std::vector<int64_t>& order, const int64_t* i
           const int slot = i == begin ? 0 : 1;
           partial.code[slot] = code, target = partial.sum[slot];
         }
-        for (; i < stop; ++i)
-          run_for_isa<AddValues<T>>(values.read(order[i], 1, scratch.data()), target, width);
+        values.visit([&](const auto* data) {
+          using S = std::remove_cvref_t<decltype(*data)>;
+          run_for_isa<AddRows<T, S>>(data, order.data() + i, stop - i, width, target);
+        });
+        i = stop;
       }
     }
   });
   for (const Partial<T>& partial : partials)
     for (int slot : {0, 1})
-      if (partial.code[slot] >= 0)
-        run_for_isa<AddValues<T>>(partial.sum[slot], sums + partial.code[slot] * width, width);
+      for (int64_t d = 0; partial.code[slot] >= 0 && d < width; ++d)
+        sums[partial.code[slot] * width + d] += partial.sum[slot][d];
 }
 
 std::tuple<Tensor, Tensor> codebook_sums_cpu(const Tensor& z_in, const Tensor& indices_in,
