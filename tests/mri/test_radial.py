@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from sagittal_core.errors import ConfigError
 from sagittal_core.ops import reference
 from sagittal_mri.data.batch import collate
 from sagittal_mri.data.radial import RadialBatch, kspace_disc, make_radial_scan
@@ -216,6 +217,12 @@ def test_every_strategy_trains_on_spokes(partition: Partition, batch: RadialBatc
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
+def test_supervision_needs_a_reference(batch: RadialBatch) -> None:
+    model, blind = units(Supervised()), batch._replace(reference_kspace=batch.maps[:, :0])
+    with pytest.raises(ConfigError, match="no reference"):
+        model.loss(blind, model.views(blind))
+
+
 def test_loss_of_a_batch_is_the_mean_over_its_scans(batch: RadialBatch) -> None:
     model = units(SSDU(0.5))
     apart = [RadialBatch(*(field[i : i + 1] for field in batch)) for i in range(2)]
@@ -238,6 +245,16 @@ def test_a_scan_is_a_function_of_seed_and_number() -> None:
     first, again, other = scans()[1], scans()[1], scans(seed=1)[1]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.trajectory, other.trajectory)
+
+
+def test_downsampled_scans_keep_intensity_and_refuse_odd_pixels() -> None:
+    """Twice as wide pixels, the same object: the image keeps its values on a quarter of them."""
+    fine, coarse = scans(noise=0.0)[0], scans(noise=0.0, downsample=2, calibration=12)[0]
+    assert coarse.reference.shape == (1, 12, 16)
+    ratio = coarse.reference[coarse.body].mean() / fine.reference[fine.body].mean()
+    assert float(ratio) == pytest.approx(1, abs=0.15)
+    with pytest.raises(ValueError, match=r"5 does not divide slices of \(24, 32\)"):
+        scans(downsample=5)
 
 
 def test_simulated_samples_are_those_of_the_reference() -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sagittal_core.errors import ConfigError
 from sagittal_mri.partitions import Acquisition
 from sagittal_mri.physics.coils import espirit_maps, root_sum_of_squares
 from sagittal_mri.physics.fourier import center_pad, ifft2c
@@ -103,7 +104,13 @@ class RadialBatch(NamedTuple):
         return gather_positions(values, self.position).unsqueeze(1)
 
     def truth(self) -> tuple[CartesianSense, Tensor]:
-        """Noise-free Cartesian k-space in the disc that spokes reach, and its operator."""
+        """Noise-free Cartesian k-space in the disc that spokes reach, and its operator.
+
+        Raises:
+            ConfigError: if these scans hold no reference.
+        """
+        if not self.has_reference:
+            raise ConfigError("Supervised: these radial scans have no reference to learn from")
         height, width = self.reference.shape[-2:]
         disc = kspace_disc((height, width)).to(self.weights.device)
         return CartesianSense(self.maps, disc[None]), self.reference_kspace

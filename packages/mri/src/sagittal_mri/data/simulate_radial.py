@@ -68,10 +68,10 @@ class SimulatedRadialScans(Dataset[RadialBatch]):
     ) -> None:
         self.slices, self.numbers = slices, numbers
         self.downsample = downsample
-        if downsample < 1 or any(n % (2 * downsample) for n in slices.shape[-2:]):
+        if downsample < 1 or any(n % downsample for n in slices.shape[-2:]):
             raise ValueError(
-                f"SimulatedRadialScans: slices {tuple(slices.shape[-2:])} must be an even number "
-                f"of times downsample {downsample}"
+                f"SimulatedRadialScans: downsample {downsample} does not divide slices of "
+                f"{tuple(slices.shape[-2:])}"
             )
         self.accelerations, self.groups, self.coils = (acceleration,), groups, coils
         self.calibration, self.noise = calibration, noise
