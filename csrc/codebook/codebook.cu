@@ -1,4 +1,5 @@
-// codebook_lookup on CUDA: checks, memory and launches. The kernels are in codebook.cuh.
+// codebook_lookup and codebook_sums on CUDA: checks, memory and launches. The kernels are in
+// codebook.cuh.
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
@@ -7,6 +8,8 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
+#include <array>
 #include <optional>
 #include <tuple>
 
@@ -19,12 +22,17 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 void check_cuda(cudaError_t code) {
-  STD_TORCH_CHECK(code == cudaSuccess, "codebook_lookup: ", cudaGetErrorString(code));
+  STD_TORCH_CHECK(code == cudaSuccess, "codebook: ", cudaGetErrorString(code));
 }
 
 bool is_aligned(const Tensor& tensor, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0 &&
          tensor.size(1) * bytes % 16 == 0;
+}
+
+cudaStream_t current_stream(const Tensor& tensor) {
+  const auto stream = torch::stable::accelerator::getCurrentStream(tensor.get_device_index());
+  return static_cast<cudaStream_t>(stream.nativeHandle());
 }
 
 // z and codebook are contiguous, of one dtype, which S stands for.
@@ -74,9 +82,7 @@ std::tuple<Tensor, Tensor> codebook_lookup_cuda(const Tensor& z_in, const Tensor
       codebook_in.is_cuda() && codebook_in.get_device_index() == z_in.get_device_index(),
       "z and codebook must be on one device");
   torch::stable::accelerator::DeviceGuard guard(z_in.get_device_index());
-  const auto handle =
-      torch::stable::accelerator::getCurrentStream(z_in.get_device_index()).nativeHandle();
-  const auto stream = static_cast<cudaStream_t>(handle);
+  const cudaStream_t stream = current_stream(z_in);
   const bool same = z_in.scalar_type() == codebook_in.scalar_type();
   const bool wide =
       z_in.scalar_type() == ScalarType::Double || codebook_in.scalar_type() == ScalarType::Double;
@@ -116,9 +122,91 @@ std::tuple<Tensor, Tensor> codebook_lookup_cuda(const Tensor& z_in, const Tensor
   return {scores, indices};
 }
 
+// Values and order of a stable ascending sort; the stable ABI wraps no sort.
+std::tuple<Tensor, Tensor> stable_sort(const Tensor& tensor) {
+  std::array<StableIValue, 4> stack = {
+      torch::stable::detail::from(tensor), torch::stable::detail::from(std::optional<bool>(true)),
+      torch::stable::detail::from(int64_t(0)), torch::stable::detail::from(false)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
+}
+
+template <class T, class S>
+void sums(const Tensor& z, const Tensor& indices, Tensor& result, Tensor& counts,
+          cudaStream_t stream) {
+  const int64_t rows = z.size(0), width = z.size(1), size = counts.size(0);
+  const int64_t chunks = (rows + codebook::kChunk - 1) / codebook::kChunk;
+  const auto [sorted, order] = stable_sort(indices);
+  Tensor begins = torch::stable::new_empty(indices, {size + 1});
+  Tensor partials = torch::stable::new_empty(result, {chunks, 2, width});
+  Tensor flag = torch::stable::new_zeros(indices, {1});
+  const auto* codes = static_cast<const int64_t*>(sorted.data_ptr());
+  auto* begin = static_cast<int64_t*>(begins.data_ptr());
+  codebook::count_rows<<<size / codebook::kThreads + 1, codebook::kThreads, 0, stream>>>(
+      codes, rows, size, begin, static_cast<int64_t*>(counts.data_ptr()),
+      static_cast<int*>(flag.data_ptr()));
+  check_cuda(cudaGetLastError());
+  // A warp at least, a thread a dimension at most.
+  const int64_t threads = std::min<int64_t>(codebook::kThreads, (width + 31) / 32 * 32);
+  if (width > 0 && chunks > 0) {
+    codebook::sum_chunks<T, S><<<chunks, threads, 0, stream>>>(
+        static_cast<const S*>(z.data_ptr()), static_cast<const int64_t*>(order.data_ptr()), codes,
+        begin, rows, size, width, static_cast<T*>(partials.data_ptr()),
+        static_cast<T*>(result.data_ptr()));
+    check_cuda(cudaGetLastError());
+  }
+  if (width > 0) {
+    codebook::join_chunks<T>
+        <<<size, threads, 0, stream>>>(begin, width, static_cast<const T*>(partials.data_ptr()),
+                                       static_cast<T*>(result.data_ptr()));
+    check_cuda(cudaGetLastError());
+  }
+  int out_of_range = 0;
+  check_cuda(
+      cudaMemcpyAsync(&out_of_range, flag.data_ptr(), sizeof(int), cudaMemcpyDeviceToHost, stream));
+  check_cuda(cudaStreamSynchronize(stream));  // an error must be raised here, not later
+  STD_TORCH_CHECK(out_of_range == 0, "indices must be in [0, ", size, ")");
+}
+
+std::tuple<Tensor, Tensor> codebook_sums_cuda(const Tensor& z_in, const Tensor& indices_in,
+                                              int64_t size) {
+  STD_TORCH_CHECK(z_in.dim() == 2 && size >= 1, "z must be (M, D) and size >= 1");
+  STD_TORCH_CHECK(indices_in.scalar_type() == ScalarType::Long && indices_in.dim() == 1 &&
+                      indices_in.size(0) == z_in.size(0) && indices_in.is_cuda() &&
+                      indices_in.get_device_index() == z_in.get_device_index(),
+                  "indices must be (M,) int64 on the device of z (M, D)");
+  torch::stable::accelerator::DeviceGuard guard(z_in.get_device_index());
+  const cudaStream_t stream = current_stream(z_in);
+  const Tensor z = torch::stable::contiguous(z_in);
+  const Tensor indices = torch::stable::contiguous(indices_in);
+  const bool wide = z.scalar_type() == ScalarType::Double;
+  Tensor result =
+      torch::stable::new_empty(z, {size, z.size(1)}, wide ? ScalarType::Double : ScalarType::Float);
+  Tensor counts = torch::stable::new_empty(z, {size}, ScalarType::Long);
+  switch (z.scalar_type()) {
+    case ScalarType::Float:
+      sums<float, float>(z, indices, result, counts, stream);
+      break;
+    case ScalarType::Double:
+      sums<double, double>(z, indices, result, counts, stream);
+      break;
+    case ScalarType::Half:
+      sums<float, codebook::Half>(z, indices, result, counts, stream);
+      break;
+    case ScalarType::BFloat16:
+      sums<float, codebook::BFloat16>(z, indices, result, counts, stream);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "z must be float32, float64, float16 or bfloat16");
+  }
+  return {result, counts};
+}
+
 }  // namespace
 }  // namespace sagittal
 
 STABLE_TORCH_LIBRARY_IMPL(sagittal, CUDA, m) {
   m.impl("codebook_lookup", TORCH_BOX(&sagittal::codebook_lookup_cuda));
+  m.impl("codebook_sums", TORCH_BOX(&sagittal::codebook_sums_cuda));
 }

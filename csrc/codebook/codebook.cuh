@@ -1,5 +1,6 @@
-// codebook_lookup on CUDA: kernels on raw pointers. With SAGITTAL_EMULATE defined, a header that
-// gives threadIdx, __syncthreads and so on a meaning on the CPU must be included before this file.
+// codebook_lookup and codebook_sums on CUDA: kernels on raw pointers. With SAGITTAL_EMULATE
+// defined, a header that gives threadIdx, __syncthreads and so on a meaning on the CPU must be
+// included before this file.
 //
 // The product is a register-tiled one: a block owns kTile rows, walks over all codes kTile at a
 // time and over the dimensions kDepth at a time, two stages of which lie in shared memory. A thread
@@ -261,6 +262,88 @@ __global__ void __launch_bounds__(kThreads)
       // None is left only where every sum overflowed to NaN; the index must still be one.
       indices[row * k + pass] = where[r] == kNone ? 0 : where[r];
     }
+  }
+}
+
+// --- codebook_sums
+// --------------------------------------------------------------------------------
+//
+// Rows come in order of their code (a stable sort), in fixed chunks, one block a chunk. A code
+// whose rows lie within one chunk is summed there; partial sums of the others go to room for two in
+// each chunk, (chunks, 2, width), which the last kernel adds in order. No atomics: the same bits
+// every time. Each number is read once and added once: memory bounds it, 4 D M bytes in float32.
+
+constexpr int kChunk = 64;  // rows
+
+// First entry of `sorted` that is >= code.
+__device__ __forceinline__ int64_t lower_bound(const int64_t* sorted, int64_t count, int64_t code) {
+  int64_t low = 0, high = count;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (sorted[middle] < code)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+// begins[j]: where code j begins, for j in [0, size]; counts from them. The sorted codes are in
+// range if the first and the last are.
+__global__ void __launch_bounds__(kThreads)
+    count_rows(const int64_t* sorted, int64_t rows, int64_t size, int64_t* begins, int64_t* counts,
+               int* out_of_range) {
+  const int64_t code = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (code == 0 && rows > 0 && (sorted[0] < 0 || sorted[rows - 1] >= size)) *out_of_range = 1;
+  if (code > size) return;
+  begins[code] = lower_bound(sorted, rows, code);
+  if (code < size) counts[code] = lower_bound(sorted, rows, code + 1) - begins[code];
+}
+
+// Sums chunk blockIdx.x; a thread owns dimensions threadIdx.x + i blockDim.x.
+template <class T, class S>
+__global__ void __launch_bounds__(kThreads)
+    sum_chunks(const S* z, const int64_t* order, const int64_t* sorted, const int64_t* begins,
+               int64_t rows, int64_t size, int64_t width, T* partials, T* sums) {
+  __shared__ int64_t row[kChunk], code[kChunk];
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kChunk;
+  const int count = static_cast<int>(rows - begin < kChunk ? rows - begin : kChunk);
+  for (int i = threadIdx.x; i < count; i += blockDim.x) {
+    row[i] = order[begin + i];
+    code[i] = sorted[begin + i];
+  }
+  __syncthreads();
+  for (int64_t d = threadIdx.x; d < width; d += blockDim.x) {
+    T sum = 0;
+    int start = 0;  // of the code that is being summed
+    for (int i = 0; i < count; ++i) {
+      sum += widen<T>(z[row[i] * width + d]);
+      if (i + 1 < count && code[i + 1] == code[i]) continue;
+      if (code[i] >= 0 && code[i] < size) {
+        const bool whole = begins[code[i]] >= begin && begins[code[i] + 1] <= begin + count;
+        const int64_t slot = 2 * static_cast<int64_t>(blockIdx.x) + (start > 0);
+        (whole ? sums + code[i] * width : partials + slot * width)[d] = sum;
+      }
+      sum = 0;
+      start = i + 1;
+    }
+  }
+}
+
+// Sums of code blockIdx.x if its rows lie in several chunks, or zero if it has none.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    join_chunks(const int64_t* begins, int64_t width, const T* partials, T* sums) {
+  const int64_t code = blockIdx.x, begin = begins[code], end = begins[code + 1];
+  const int64_t first = begin / kChunk, last = (end - 1) / kChunk;
+  if (begin < end && first == last) return;
+  for (int64_t d = threadIdx.x; d < width; d += blockDim.x) {
+    T sum = 0;
+    for (int64_t chunk = first; begin < end && chunk <= last; ++chunk) {
+      const int64_t slot = 2 * chunk + (chunk == first && begin % kChunk > 0);
+      sum += partials[slot * width + d];
+    }
+    sums[code * width + d] = sum;
   }
 }
 

@@ -323,3 +323,33 @@ def test_instruction_sets(isa, native):
     )
     assert run.returncode == 0, run.stdout
     assert " passed" in run.stdout
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_cuda_equals_the_cpu(dtype, shape):
+    # Small integers: every score and sum is exact, so all backends agree on every bit.
+    z = torch.randint(-3, 4, (shape[0], shape[2])).to(dtype)
+    codebook = torch.randint(-3, 4, shape[1:]).to(dtype)
+    wide = reference.scores_dtype(z)
+    for bias in (None, torch.arange(shape[1]).to(wide), torch.randint(-2, 3, shape[:2]).to(wide)):
+        for k in (1, min(3, shape[1])):
+            wanted = codebook_lookup(z, codebook, bias, k)
+            on_gpu = (t if t is None else t.cuda() for t in (z, codebook, bias))
+            found = codebook_lookup(*on_gpu, k)
+            assert all(torch.equal(a.cpu(), b) for a, b in zip(found, wanted, strict=True))
+    indices = torch.randint(0, shape[1], shape[:1])
+    found = codebook_sums(z.cuda(), indices.cuda(), shape[1])
+    wanted = codebook_sums(z, indices, shape[1])
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cuda_gives_the_same_bits_twice(dtype):
+    z, codebook = (t.cuda() for t in problem(5000, 700, 48, dtype))
+    indices = torch.randint(0, 300, (5000,), device="cuda")
+    first = [*codebook_lookup(z, codebook, k=3), *codebook_sums(z, indices, 700)]
+    again = [*codebook_lookup(z, codebook, k=3), *codebook_sums(z, indices, 700)]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
