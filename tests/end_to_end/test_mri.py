@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,9 +95,10 @@ def test_compare_writes_report_and_results(trained: Path) -> None:
     path.write_text(yaml.safe_dump(config))
     assert run(["compare", "-c", str(path)]) == 0
     results = json.loads((trained / "compared" / "results.json").read_text())
-    group = results["held-out slices, R = 2"]
-    low, high = group["selfsupervised"]["PSNR (dB)"][1:]
-    assert low <= group["selfsupervised"]["PSNR (dB)"][0] <= high
+    rows = results["tables"]["held-out-slices-r-2"]["rows"]
+    assert [row[0] for row in rows] == ["zero-filled", "CG-SENSE", "selfsupervised", "supervised"]
+    mean, low, high = map(float, re.findall(r"[\d.]+", rows[2][1]))
+    assert low <= mean <= high
     page = (trained / "compared" / "report.html").read_text()
     assert "CG-SENSE" in page
     assert "data:image/png;base64" in page

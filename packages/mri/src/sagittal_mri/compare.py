@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-import json
+import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 
 from sagittal_core.report import Report, mosaic
-from sagittal_core.stats import Interval, bootstrap_interval
+from sagittal_core.results import Table, write_results
+from sagittal_core.stats import bootstrap_interval
 from sagittal_mri.baselines import cg_sense, tune_cg_sense
 from sagittal_mri.data.batch import Scans
 from sagittal_mri.data.datamodule import SimulatedMRI
@@ -56,18 +58,24 @@ def compare(
         groups |= {f"{other_anatomy}, R = {r:g}": (scans, r) for r in data.accelerations}
 
     report = Report("UNITS: trained reconstruction against classical methods")
-    summary: dict[str, Any] = {"tuned_cg_sense": {str(k): v for k, v in tuned.items()}}
+    tables: dict[str, Table] = {}
     for name, (scans, acceleration) in groups.items():
         chosen = [i for i in range(len(scans)) if scans.acceleration(i) == acceleration]
         print(f"comparing on {name}: {len(chosen)} scans", flush=True)
         scores, panel = _evaluate(scans, chosen, models, tuned[acceleration])
         report.picture(name, panel, f"{name}: images, and below them the error times 5")
-        summary[name] = _tabulate(report, name, scores, len(chosen), reference_run)
+        tables |= _tabulate(report, name, scores, len(chosen), reference_run)
     report.text(_explain(tuned))
     report.config({"data": dict(_plain(vars(data))), "runs": runs})
     out.mkdir(parents=True, exist_ok=True)
     report.write(out / "report.html")
-    (out / "results.json").write_text(json.dumps(summary, indent=1))
+    write_results(
+        out / "results.json",
+        command=" ".join(["sagittal-mri", *sys.argv[1:]]),
+        seeds=[data.seed],
+        n={"volumes": 1, "held-out slices": len(data.scans["test"])},
+        tables=tables,
+    )
     print(f"compared in {time.monotonic() - start:.0f} s: {out / 'report.html'}", flush=True)
 
 
@@ -130,48 +138,40 @@ def _picture(images: dict[str, torch.Tensor], scan: Scans) -> Any:
     return mosaic(rows, [*images, "reference"], window=(0.0, float(reference.max())))
 
 
-def _tabulate(report: Report, name: str, scores: Scores, n: int, baseline: str) -> dict[str, Any]:
-    """Add the tables of one group of scans; return the same as plain values."""
-
-    def text(interval: Interval, digits: int) -> str:
-        if interval.n < 2:
-            return f"{interval.estimate:.{digits}f} (one scan)"
-        values = (interval.estimate, interval.low, interval.high)
-        return "{} [{}, {}]".format(*(f"{value:.{digits}f}" for value in values))
-
-    digits = {"PSNR (dB)": 2, "SSIM": 4, "NRMSE": 4}
-    rows: list[list[str]] = []
-    plain: dict[str, Any] = {}
-    for method, values in scores.items():
-        intervals = {m: _interval(np.array(v)) for m, v in values.items()}
-        rows.append([method, *(text(i, digits[m]) for m, i in intervals.items())])
-        plain[method] = {m: [i.estimate, i.low, i.high] for m, i in intervals.items()}
-    caption = f"{name}: mean and 95 % bootstrap interval over {n} scans"
-    if n < 2:
-        caption = f"{name}: one scan, hence no interval"
-    report.table(name, ["method", *METRICS], rows, caption)
-
+def _tabulate(report: Report, name: str, scores: Scores, n: int, baseline: str) -> dict[str, Table]:
+    """Add the tables of one group of scans to the report; return them for the result file."""
+    rows = [
+        [method, *(_cell(m, np.array(v)) for m, v in by_metric.items())]
+        for method, by_metric in scores.items()
+    ]
     key, gains = "PSNR (dB)", []
     for method in scores:
         if method in ("zero-filled", "CG-SENSE"):
             continue
         for other in ("CG-SENSE", baseline):
             if other in scores and other != method:
-                gain = _interval(np.array(scores[method][key]) - np.array(scores[other][key]))
-                gains.append([f"{method} - {other}", text(gain, 2)])
-                plain[f"{method} - {other}"] = [gain.estimate, gain.low, gain.high]
-    for row in gains:
-        print(f"  {row[0]}: {row[1]} dB", flush=True)
-    report.table(f"{name}: paired differences", ["difference", "PSNR (dB)"], gains, caption)
-    return plain | {"n": n}
+                gain = np.array(scores[method][key]) - np.array(scores[other][key])
+                gains.append([f"{method} - {other}", _cell(key, gain)])
+                print(f"  {gains[-1][0]}: {gains[-1][1]} dB", flush=True)
+    caption = f"{name}: mean and 95 % bootstrap interval over {n} scans"
+    if n < 2:
+        caption = f"{name}: one scan, hence no interval"
+    columns, paired = ["method", *METRICS], ["paired difference", key]
+    report.table(name, columns, rows, caption)
+    report.table(f"{name}: paired differences", paired, gains, caption)
+    slug = re.sub(r"[^a-z0-9.]+", "-", name.lower())
+    return {slug: (columns, rows), f"{slug}-differences": (paired, gains)}
 
 
-def _interval(values: np.ndarray) -> Interval:
-    """Mean with its bootstrap interval; a single scan has its value for both ends."""
+def _cell(metric: str, values: np.ndarray) -> str:
+    """Mean with its interval, as text; a single scan has none."""
+    digits = 2 if metric == "PSNR (dB)" else 4
     if len(values) < 2:
-        value = float(values[0])
-        return Interval(estimate=value, low=value, high=value, level=0.95, n=1)
-    return bootstrap_interval(values)
+        return f"{float(values[0]):.{digits}f} (one scan)"
+    interval = bootstrap_interval(values)
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(
+        interval.estimate, interval.low, interval.high, d=digits
+    )
 
 
 def _explain(tuned: dict[float, tuple[float, int, float]]) -> str:
