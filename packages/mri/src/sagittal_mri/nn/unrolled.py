@@ -50,8 +50,8 @@ class UnrolledNetwork(nn.Module):
         self.cg_iterations = cg_iterations
         count = 1 if shared else iterations
         self.denoisers = nn.ModuleList(UNetDenoiser(channels, levels) for _ in range(count))
-        # softplus keeps the weights positive; softplus(-1) = 0.31, softplus(0.54) = 1.0
-        start = -1.0 if data_consistency == "cg" else 0.54
+        # softplus keeps the weights positive; softplus(-2.25) = 0.1, softplus(0.54) = 1.0
+        start = -2.25 if data_consistency == "cg" else 0.54
         self.weight = nn.Parameter(torch.full((iterations,), start))
 
     def forward(self, rhs: Tensor, operator: SenseOperator) -> Tensor:
