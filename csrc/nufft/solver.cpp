@@ -238,8 +238,7 @@ void step(const Tensor& x, const Tensor& r, const Tensor& p, const Tensor& q, co
     return dot(dir + b * n + begin, act + b * n + begin, end - begin);
   });
   std::vector<char> frozen(batch);
-  for (int64_t b = 0; b < batch; ++b)
-    frozen[b] = norm0[b] <= limit[b] || T(curvature[b]) <= T(0);
+  for (int64_t b = 0; b < batch; ++b) frozen[b] = norm0[b] <= limit[b] || T(curvature[b]) <= T(0);
   const auto norm = chunked_sums(batch, n, [&](int64_t b, int64_t begin, int64_t end) {
     const int64_t from = b * n + begin, to = b * n + end;
     if (frozen[b]) {
