@@ -10,6 +10,8 @@ CPU_SOURCES = [
     "csrc/common/module.cpp",
     "csrc/nufft/gridding.cpp",
     "csrc/nufft/solver.cpp",
+    "csrc/sparse/decode.cpp",
+    "csrc/sparse/encode.cpp",
 ]
 
 # LibTorch's stable ABI as of 2.10, Python's as of 3.10.

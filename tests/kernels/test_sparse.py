@@ -1,4 +1,5 @@
 import os
+import resource
 import subprocess
 import sys
 
@@ -134,6 +135,21 @@ def test_a_row_that_takes_most_of_the_batch():
     assert torch.equal(codes.indices, wanted[1])
     assert torch.equal(codes.offsets, wanted[2])
     assert len(codes.values) == 80
+
+
+def test_index_arithmetic_beyond_32_bits_without_that_much_memory(native):
+    if native.mode == "reference":
+        pytest.skip("the reference stores all N F activations")
+    n, f = 40_000, 65_536
+    assert n * f > 2**31
+    weight = torch.arange(f, dtype=torch.float32)[:, None] % 1000
+    weight[-1] = 5000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    indices, values, _ = topk_encode(torch.ones(n, 1), weight, torch.zeros(f), 2)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert indices[[0, -1]].tolist() == [[f - 1, 999]] * 2
+    assert torch.equal(values, torch.tensor([5000.0, 999.0]).expand(n, 2))
+    assert grown < 200_000  # kB; the activations would take ten million
 
 
 # --- select ---------------------------------------------------------------------------------------
