@@ -10,8 +10,10 @@ CPU_SOURCES = [
     "csrc/common/module.cpp",
     "csrc/nufft/gridding.cpp",
     "csrc/nufft/solver.cpp",
+    "csrc/sparse/backward.cpp",
     "csrc/sparse/decode.cpp",
     "csrc/sparse/encode.cpp",
+    "csrc/sparse/select.cpp",
 ]
 
 # LibTorch's stable ABI as of 2.10, Python's as of 3.10.

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "../common/tile.h"
 #include "rows.h"
 
 namespace sagittal {
@@ -118,38 +119,6 @@ struct Scratch {
   std::vector<Best<T>> several;  // (kBlock), for k > 1
   std::vector<T> threshold;      // (kBlock) of `several`
 };
-
-template <class T, int kBytes>
-struct Simd {
-  static constexpr int kLanes = kBytes / sizeof(T);
-  static constexpr int kRows = kBytes == 64 ? 12 : 6;  // accumulators: 24 of 32, or 12 of 16
-  using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  typedef T Vector __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
-  typedef Int Mask __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
-};
-
-// sum[r] = start[r] + row[r] . panel, for all codes of a panel.
-template <class T, int kBytes, class S = Simd<T, kBytes>>
-SAGITTAL_INLINE void multiply(const T* const (&row)[S::kRows], const T* panel, int64_t width,
-                              const T* start, int64_t step,
-                              typename S::Vector (&sum)[S::kRows][2]) {
-  using Vector = typename S::Vector;
-#pragma GCC unroll 12
-  for (int r = 0; r < S::kRows; ++r) {
-    sum[r][0] = *reinterpret_cast<const Vector*>(start + r * step);
-    sum[r][1] = *reinterpret_cast<const Vector*>(start + r * step + S::kLanes);
-  }
-#pragma GCC unroll 4
-  for (int64_t d = 0; d < width; ++d) {
-    const Vector low = *reinterpret_cast<const Vector*>(panel + d * 2 * S::kLanes);
-    const Vector high = *reinterpret_cast<const Vector*>(panel + d * 2 * S::kLanes + S::kLanes);
-#pragma GCC unroll 12
-    for (int r = 0; r < S::kRows; ++r) {
-      sum[r][0] += row[r][d] * low;
-      sum[r][1] += row[r][d] * high;
-    }
-  }
-}
 
 // Where the sums of a tile start if each row has a bias of its own.
 template <class T>

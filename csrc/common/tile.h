@@ -37,6 +37,7 @@ SAGITTAL_INLINE void multiply(const T* const (&row)[S::kRows], const T* panel, i
     sum[r][0] = S::at(start + r * step);
     sum[r][1] = S::at(start + r * step + S::kLanes);
   }
+#pragma GCC unroll 4
   for (int64_t d = 0; d < width; ++d) {
     const typename S::Vector low = S::at(panel + d * 2 * S::kLanes);
     const typename S::Vector high = S::at(panel + d * 2 * S::kLanes + S::kLanes);

@@ -1,4 +1,4 @@
-// topk_encode, threshold_encode and topk_select on the CPU. The specification is
+// topk_encode and threshold_encode on the CPU. The specification is
 // sagittal_core/ops/reference_sparse.py.
 //
 // Encoding is a matrix product whose result is never stored. A chunk of features is packed into
@@ -6,24 +6,17 @@
 // pieces of kScanned features that stay in the second-level cache, where each row is compared with
 // its limit: the k-th value so far. Few values pass, so nearly all the time is the product's.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <optional>
 #include <tuple>
 
 #include "select.h"
+#include "tensors.h"
 
 namespace sagittal {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t kTileRows = 96;     // rows that share a panel while it is in the nearest cache
 constexpr int64_t kDepth = 256;       // dimensions summed before the next panel
@@ -40,23 +33,6 @@ struct Problem {
 };
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// The lowest row that holds NaN.
-class BadRow {
- public:
-  void note(int64_t row) {
-    int64_t before = row_.load(std::memory_order_relaxed);
-    while (row < before && !row_.compare_exchange_weak(before, row)) {
-    }
-  }
-  void raise(const char* what) const {
-    const int64_t row = row_.load();
-    STD_TORCH_CHECK(row == std::numeric_limits<int64_t>::max(), "NaN ", what, " in row ", row);
-  }
-
- private:
-  std::atomic<int64_t> row_{std::numeric_limits<int64_t>::max()};
-};
 
 // Packs panel `panel` of the chunk at `first` as (width, columns), zero beyond the last feature.
 template <class T>
@@ -156,28 +132,6 @@ void for_activations(const Problem<T>& p, int64_t begin, int64_t end, const Visi
   }
 }
 
-// Writes a row's entries; a short row goes on with zeros at the lowest indices not yet used.
-template <class T>
-void write_row(const typename Ordered<T>::Key* keys, int64_t count, int64_t k, T* values,
-               int64_t* indices) {
-  for (int64_t i = 0; i < count; ++i) {
-    values[i] = Ordered<T>::value(keys[i]);
-    indices[i] = Ordered<T>::index(keys[i]);
-  }
-  if (count == k) return;
-  std::vector<int64_t> used(indices, indices + count);
-  std::sort(used.begin(), used.end());
-  auto next = used.begin();
-  for (int64_t i = count, feature = 0; i < k; ++feature) {
-    if (next != used.end() && *next == feature) {
-      ++next;
-      continue;
-    }
-    values[i] = 0;
-    indices[i++] = feature;
-  }
-}
-
 template <class T>
 void topk_rows(const Problem<T>& p, int64_t k, T* values, int64_t* indices) {
   using Key = typename Ordered<T>::Key;
@@ -240,85 +194,6 @@ std::vector<std::vector<typename Ordered<T>::Key>> threshold_rows(const Problem<
   return entries;
 }
 
-// A lower limit for the k-th value: of disjoint groups the k-th largest maximum. -inf if there are
-// too few groups.
-template <class T>
-struct GroupMaxima {
-  template <int kBytes>
-  static SAGITTAL_INLINE void run(const T* values, int64_t count, T* maxima, int64_t* groups,
-                                  bool* nan) {
-    using S = Simd<T, kBytes>;
-    constexpr int64_t kStep = 32 * S::kLanes;
-    typename S::Mask bad = {};
-    T* out = maxima;
-    for (int64_t j = 0; j + kStep <= count; j += kStep, out += S::kLanes) {
-      typename S::Vector most = S::at(values + j);
-#pragma GCC unroll 8
-      for (int64_t i = 0; i < kStep; i += S::kLanes) {
-        const typename S::Vector v = S::at(values + j + i);
-        bad |= v != v;
-        most = v > most ? v : most;
-      }
-      S::at(out) = most;
-    }
-    typename S::Int any = 0;
-    for (int lane = 0; lane < S::kLanes; ++lane) any |= bad[lane];
-    *nan = any != 0;
-    *groups = out - maxima;
-  }
-};
-
-template <class T>
-void select_rows(const T* scores, int64_t rows, int64_t features, int64_t k, T* values,
-                 int64_t* indices) {
-  using Key = typename Ordered<T>::Key;
-  BadRow bad;
-  torch::stable::parallel_for(0, rows, 8, [&](int64_t from, int64_t to) {
-    const Buffer<Key> keys(Best<T>::capacity(k));
-    const Buffer<T> maxima(features / 32 + 1);
-    for (int64_t row = from; row < to; ++row) {
-      const T* mine = scores + row * features;
-      int64_t groups = 0, found;
-      bool nan = false;
-      T limit = -std::numeric_limits<T>::infinity();
-      if (features >= 64 * k)
-        run_for_isa<GroupMaxima<T>>(mine, features, maxima.get(), &groups, &nan);
-      if (groups >= k && !nan) {
-        std::nth_element(maxima.get(), maxima.get() + (k - 1), maxima.get() + groups,
-                         std::greater<T>());
-        limit = maxima.get()[k - 1];
-      }
-      Best<T> best(keys.get(), k, Ordered<T>::key(limit, 0xffffffffu), limit);
-      for (int64_t first = 0; first < features; first += kScanned) {
-        int32_t hits[kScanned];
-        run_for_isa<Scan<T, false>>(mine + first, best.threshold(),
-                                    std::min(kScanned, features - first), +hits, &found);
-        for (int64_t i = 0; i < found; ++i) {
-          const T value = mine[first + hits[i]];
-          if (value != value)
-            bad.note(row);
-          else
-            best.offer(value, first + hits[i]);
-        }
-      }
-      write_row<T>(best.keys(), best.finish(), k, values + row * k, indices + row * k);
-    }
-  });
-  bad.raise("score");
-}
-
-bool is_double(const Tensor& t, const char* name) {
-  const auto type = t.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name,
-                  " must be float32 or float64");
-  return type == ScalarType::Double;
-}
-
-template <class T>
-T* data(const Tensor& t) {
-  return static_cast<T*>(t.data_ptr());
-}
-
 // The arguments of an encoder, checked and contiguous.
 struct Inputs {
   Tensor x, weight, bias;
@@ -356,10 +231,6 @@ struct Inputs {
             shift ? data<T>(*shift) : nullptr};
   }
 };
-
-Tensor new_long(const Tensor& like, const std::vector<int64_t>& shape) {
-  return torch::stable::new_empty(like, shape, ScalarType::Long);
-}
 
 std::tuple<Tensor, Tensor> topk_encode_cpu(const Tensor& x, const Tensor& weight,
                                            const Tensor& bias, std::optional<Tensor> shift,
@@ -415,29 +286,10 @@ std::tuple<Tensor, Tensor, Tensor> threshold_encode_cpu(const Tensor& x, const T
   return in.wide ? threshold_typed<double>(in, threshold) : threshold_typed<float>(in, threshold);
 }
 
-std::tuple<Tensor, Tensor> topk_select_cpu(const Tensor& scores_in, int64_t k) {
-  count_call();
-  const Tensor scores = torch::stable::contiguous(scores_in);
-  STD_TORCH_CHECK(scores.dim() == 2 && k >= 1 && k <= scores.size(1),
-                  "scores must be (N, F) with 1 <= k <= F, got k = ", k);
-  const int64_t rows = scores.size(0), features = scores.size(1);
-  STD_TORCH_CHECK(features < (int64_t{1} << 32), "scores has too many columns");
-  Tensor values = torch::stable::new_empty(scores, {rows, k});
-  Tensor indices = new_long(scores, {rows, k});
-  if (is_double(scores, "scores"))
-    select_rows(data<double>(scores), rows, features, k, data<double>(values),
-                data<int64_t>(indices));
-  else
-    select_rows(data<float>(scores), rows, features, k, data<float>(values),
-                data<int64_t>(indices));
-  return {values, indices};
-}
-
 }  // namespace
 }  // namespace sagittal
 
 STABLE_TORCH_LIBRARY_IMPL(sagittal, CPU, m) {
   m.impl("topk_encode", TORCH_BOX(&sagittal::topk_encode_cpu));
   m.impl("threshold_encode", TORCH_BOX(&sagittal::threshold_encode_cpu));
-  m.impl("topk_select", TORCH_BOX(&sagittal::topk_select_cpu));
 }

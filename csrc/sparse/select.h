@@ -2,10 +2,14 @@
 // values by index ascending.
 #pragma once
 
+#include <torch/headeronly/util/Exception.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -115,6 +119,45 @@ class Best {
   int64_t k_ = 0, count_ = 0;
   Key limit_ = 0;
   T threshold_ = 0;
+};
+
+// Writes a row's entries; a short row goes on with zeros at the lowest indices not yet used.
+template <class T>
+void write_row(const typename Ordered<T>::Key* keys, int64_t count, int64_t k, T* values,
+               int64_t* indices) {
+  for (int64_t i = 0; i < count; ++i) {
+    values[i] = Ordered<T>::value(keys[i]);
+    indices[i] = Ordered<T>::index(keys[i]);
+  }
+  if (count == k) return;
+  std::vector<int64_t> used(indices, indices + count);
+  std::sort(used.begin(), used.end());
+  auto next = used.begin();
+  for (int64_t i = count, feature = 0; i < k; ++feature) {
+    if (next != used.end() && *next == feature) {
+      ++next;
+      continue;
+    }
+    values[i] = 0;
+    indices[i++] = feature;
+  }
+}
+
+// The lowest row that holds NaN.
+class BadRow {
+ public:
+  void note(int64_t row) {
+    int64_t before = row_.load(std::memory_order_relaxed);
+    while (row < before && !row_.compare_exchange_weak(before, row)) {
+    }
+  }
+  void raise(const char* what) const {
+    const int64_t row = row_.load();
+    STD_TORCH_CHECK(row == std::numeric_limits<int64_t>::max(), "NaN ", what, " in row ", row);
+  }
+
+ private:
+  std::atomic<int64_t> row_{std::numeric_limits<int64_t>::max()};
 };
 
 }  // namespace sagittal
