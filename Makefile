@@ -66,8 +66,9 @@ lint: $(VENV)/.packages ## ruff, mypy, import contracts, clang-format
 	$(BIN)/lint-imports
 	find csrc benchmarks -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' | xargs -r $(BIN)/clang-format --dry-run -Werror
 
-bench: venv ## every benchmark against its named peers
-	for f in benchmarks/bench_*.py; do $(BIN)/python $$f || exit 1; done
+bench: venv ## every benchmark against its named peers, on an idle machine: results/bench_*.json
+	for f in benchmarks/bench_*.py; do \
+	  $(BIN)/python $$f --results results/$$(basename $$f .py).json || exit 1; done
 
 clean: ## remove what was built; keeps runs, outputs and the data cache
 	rm -rf $(VENV) build packages/*/build packages/*/src/*.egg-info

@@ -4,11 +4,13 @@ Runs alone: ``python benchmarks/bench_nufft.py [--quick]``. Peers that are not i
 out and named. Times are the fastest of interleaved rounds.
 """
 
+import harness  # before torch: it sets how idle threads wait
+
+# isort: split
 import math
 
 import torch
 
-import harness
 from sagittal_core.ops import (
     nufft_plan,
     nufft_type1,
@@ -113,7 +115,7 @@ def main() -> None:
                 ]
         harness.print_rows(found)
         rows += found
-    harness.save("bench_nufft", rows, machine=machine, tol=args.tol)
+    harness.save("bench_nufft", rows, args, machine=machine, tol=args.tol)
 
 
 if __name__ == "__main__":

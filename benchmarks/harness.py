@@ -22,13 +22,14 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-# Threads that spin while they wait take the core away from the next peer.
+# Threads that spin while they wait take the core away from the next peer. Read as torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from torch.utils.benchmark import Timer
 
 from sagittal_core.ops import backend_info
+from sagittal_core.results import Cell, Table, write_results
 
 OUT = Path(__file__).parent / "out"
 Work = Callable[[], object]
@@ -156,6 +157,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores}))
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--results", type=Path, help="also write the tables to this result file")
     return parser
 
 
@@ -209,6 +211,36 @@ def curves(rows: list[Row]) -> dict[str, dict[tuple[str, int], list[Row]]]:
     return found
 
 
+def result_tables(rows: list[Row]) -> dict[str, Table]:
+    """A table of the single cases for each number of threads, and one of the fitted exponents."""
+    tables: dict[str, Table] = {}
+    columns = ["case", "operation", "peer", "ms", "ratio", "rate", "extra MB", "error"]
+    for threads in sorted({row.threads for row in rows}):
+        lines = [_cells(row) for row in rows if row.sweep is None and row.threads == threads]
+        tables[f"threads-{threads}"] = (columns, lines)
+    growth = [
+        [sweep, peer, threads, f"{exponent([r.size or 0 for r in line], [r.ms for r in line]):.2f}"]
+        for sweep, lines in curves(rows).items()
+        for (peer, threads), line in lines.items()
+    ]
+    if growth:
+        tables["growth"] = (["sweep", "peer", "threads", "exponent of time"], growth)
+    return tables
+
+
+def _cells(row: Row) -> list[Cell]:
+    return [
+        row.case,
+        row.operation,
+        row.peer,
+        f"{row.ms:.2f}",
+        "" if row.ratio is None else f"{row.ratio:.2f}",
+        "" if row.giga is None else f"{row.giga:.1f} {row.unit}",
+        "" if row.extra_mb is None else f"{row.extra_mb:.1f}",
+        "" if row.error is None else f"{row.error:.0e}",
+    ]
+
+
 def print_exponents(rows: list[Row]) -> None:
     """How time grows in each sweep, for each peer."""
     for sweep, lines in curves(rows).items():
@@ -218,14 +250,22 @@ def print_exponents(rows: list[Row]) -> None:
                 print(f"{sweep:14} {peer:22} {threads} threads: time ~ size^{slope:.2f}")
 
 
-def save(name: str, rows: list[Row], **document: object) -> None:
-    """Write out/<name>.json and, where there are sweeps, out/<name>.png."""
+def save(name: str, rows: list[Row], args: argparse.Namespace, **document: object) -> None:
+    """Write out/<name>.json and, where there are sweeps, out/<name>.png.
+
+    With ``--results`` also the file that README tables are rendered from.
+    """
     OUT.mkdir(exist_ok=True)
     info = backend_info()
     head = {"torch": torch.__version__, "kernels": info.mode, "isa": info.isa, **document}
     text = json.dumps({**head, "rows": [asdict(row) for row in rows]}, indent=1)
     (OUT / f"{name}.json").write_text(text + "\n")
     print(f"written: {OUT / name}.json")
+    if args.results is not None:
+        command = f"python benchmarks/{name}.py --rounds {args.rounds}"
+        n, tables = {"rounds at most": args.rounds}, result_tables(rows)
+        write_results(args.results, command=command, seeds=[0], n=n, tables=tables)
+        print(f"written: {args.results}")
     sweeps = curves(rows)
     if sweeps:
         with _figure(len(sweeps), OUT / f"{name}.png") as axes:
