@@ -1,12 +1,14 @@
 // spread and interp on the CPU. The specification is sagittal_core/ops/reference.py.
 //
-// A 2-D grid (N0, N1) is treated as (N0, 1, N1), so that slabs always cut the first dimension and
-// a footprint is a stack of contiguous lines. Lines are W >= width cells long, the rest with weight
-// zero, which makes their length a compile-time constant.
+// The grid is cut into tiles. The points of a tile work on a private copy of the tile and its halo,
+// in which the coils are innermost (gridding.h); interp fills it from the grid, spread adds it
+// back. A 2-D grid (N0, N1) is treated as (N0, 1, N1).
 //
-// spread gives each slab of rows of the grid one owner, which visits the points of its own and of
-// the two neighbouring slabs in sorted order and adds only to its own rows. No two threads write
-// one cell and the order of additions is fixed: the result has the same bits on any thread count.
+// spread adds tiles back in two colours an axis, even tiles before odd ones: tiles of one colour
+// never share a cell, and within one colour no cell is added to twice. So every cell is the sum of
+// the same numbers in the same order, and has the same bits on any thread count.
+#include "gridding.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -14,10 +16,8 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
-#include <cmath>
+#include <atomic>
 #include <vector>
-
-#include "../common/isa.h"
 
 namespace sagittal {
 namespace {
@@ -25,200 +25,217 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int kMaxWidth = 16;
-constexpr int64_t kSlabRows = 16;  // SLAB_ROWS in gridding.py
+constexpr int kLineBytes = 64;  // reals of all coils of a pass at one cell
+constexpr int kSlack = 64;      // reals after a buffer's last cell
 
 template <class T>
 struct Geometry {
-  int64_t coils, count, dims;
-  int64_t size[3];       // cells; size[1] == 1 in two dimensions
-  int width[3];          // footprint; width[1] == 1 in two dimensions
-  int rows;              // polynomial coefficients per cell
-  const T* table;        // (rows, W), zero beyond the width
-  const double* points;  // (count, dims) of one frame
-  const int64_t* order;  // (count) of one frame
-  int64_t slabs;
-  const int64_t* offsets;  // (slabs + 1) of one frame
+  int64_t coils, count, frames;
+  int64_t size[3], tiles[3];  // size[1] == tiles[1] == 1 in two dimensions
+  const double* points;       // (frames, count, dims)
+  const int64_t* order;       // (frames, count)
+  const int64_t* offsets;     // (frames, tiles + 1)
+  Footprints<T> footprints;
+
+  int64_t cells() const { return size[0] * size[1] * size[2]; }
+  int64_t tile_count() const { return tiles[0] * tiles[1] * tiles[2]; }
 };
 
-template <class T, int W>
-struct Footprint {
-  int64_t first[3];
-  T weight[3][W];
+// One tile of one frame for coils [coil, coil + used).
+template <class T>
+struct Task {
+  int64_t frame, tile, coil, used;
 };
 
-template <class T, int W>
-SAGITTAL_INLINE void axis_weights(const Geometry<T>& g, double u, int width, int64_t& first,
-                                  T* out) {
-  const double start = std::ceil(u - 0.5 * width);
-  const T z = static_cast<T>(2 * (start - u + 0.5 * width) - 1);
-  first = static_cast<int64_t>(start);
-  for (int j = 0; j < W; ++j) out[j] = g.table[j];
-  for (int k = 1; k < g.rows; ++k)
-    for (int j = 0; j < W; ++j) out[j] = out[j] * z + g.table[k * W + j];
-}
-
-template <class T, int W>
-SAGITTAL_INLINE void footprint(const Geometry<T>& g, const double* u, Footprint<T, W>& f) {
-  axis_weights<T, W>(g, u[0], g.width[0], f.first[0], f.weight[0]);
-  if (g.dims == 3) {
-    axis_weights<T, W>(g, u[1], g.width[1], f.first[1], f.weight[1]);
-  } else {
-    f.first[1] = 0;
-    f.weight[1][0] = 1;
+template <class T>
+Footprints<T> place_tile(const Geometry<T>& g, int64_t tile) {
+  Footprints<T> f = g.footprints;
+  for (int axis = 2; axis >= 0; --axis) {
+    const int64_t t = tile % g.tiles[axis];
+    tile /= g.tiles[axis];
+    if (axis == 1 && f.dims == 2) {
+      f.low[1] = 0, f.extent[1] = 1;
+      continue;
+    }
+    const int64_t low = t * g.size[axis] / g.tiles[axis];
+    const int64_t high = (t + 1) * g.size[axis] / g.tiles[axis];
+    f.low[axis] = low - f.width / 2;
+    f.extent[axis] = high - low + f.width;
   }
-  axis_weights<T, W>(g, u[g.dims - 1], g.width[2], f.first[2], f.weight[2]);
+  return f;
 }
 
-SAGITTAL_INLINE int64_t wrap(int64_t index, int64_t size) {
-  return index < 0 ? index + size : index >= size ? index - size : index;
+// Reals of the largest buffer.
+template <class T>
+int64_t buffer_size(const Geometry<T>& g, int line) {
+  int64_t cells = 1;
+  for (int axis = 0; axis < 3; ++axis)
+    cells *= axis == 1 && g.footprints.dims == 2
+                 ? 1
+                 : (g.size[axis] + g.tiles[axis] - 1) / g.tiles[axis] + g.footprints.width;
+  return cells * line + kSlack;
 }
 
-// Adds the points of the slab and its neighbours to rows [low, high).
-template <class T, int W>
-SAGITTAL_INLINE void spread_body(const Geometry<T>& g, const T* samples, T* grid, int64_t slab) {
-  const int64_t low = slab * kSlabRows;
-  const int64_t high = slab + 1 == g.slabs ? g.size[0] : low + kSlabRows;
-  const int64_t plane = g.size[0] * g.size[1] * g.size[2];
-  int64_t near[3] = {wrap(slab - 1, g.slabs), slab, wrap(slab + 1, g.slabs)};
-  const int neighbours = g.slabs >= 3 ? 3 : static_cast<int>(g.slabs);
-  if (neighbours < 3) near[0] = 0, near[1] = 1;
-  Footprint<T, W> f;
-  T line[2 * W];
-  for (int b = 0; b < neighbours; ++b) {
-    for (int64_t i = g.offsets[near[b]]; i < g.offsets[near[b] + 1]; ++i) {
-      const int64_t m = g.order[i];
-      const double* u = g.points + m * g.dims;
-      const int64_t start = static_cast<int64_t>(std::ceil(u[0] - 0.5 * g.width[0]));
-      bool touches = false;
-      for (int j = 0; j < g.width[0]; ++j) {
-        const int64_t row = wrap(start + j, g.size[0]);
-        touches |= row >= low && row < high;
-      }
-      if (!touches) continue;
-      footprint<T, W>(g, u, f);
-      const bool inside = f.first[2] >= 0 && f.first[2] + W <= g.size[2];
-      for (int64_t c = 0; c < g.coils; ++c) {
-        const T re = samples[2 * (c * g.count + m)], im = samples[2 * (c * g.count + m) + 1];
-        for (int k = 0; k < W; ++k) {
-          line[2 * k] = f.weight[2][k] * re;
-          line[2 * k + 1] = f.weight[2][k] * im;
+// Copies the tile between the grid, coil by coil, and the buffer: into it, or added back from it.
+template <class T, int L, bool kBack>
+SAGITTAL_INLINE void move_tile(const Geometry<T>& g, const Footprints<T>& f, const Task<T>& task,
+                               T* grid, T* buffer) {
+  typedef T Pair __attribute__((vector_size(2 * sizeof(T)), aligned(sizeof(T)), may_alias));
+  const auto wrap = [](int64_t i, int64_t n) { return i < 0 ? i + n : i >= n ? i - n : i; };
+  const int64_t n = g.size[2];
+  const int64_t begin = f.low[2], end = f.low[2] + f.extent[2];
+  for (int64_t i = 0; i < f.extent[0]; ++i) {
+    for (int64_t j = 0; j < f.extent[1]; ++j) {
+      const int64_t row = wrap(f.low[0] + i, g.size[0]) * g.size[1] + wrap(f.low[1] + j, g.size[1]);
+      T* line = buffer + (i * f.extent[1] + j) * f.extent[2] * L;
+      for (int64_t c = 0; c < L / 2; ++c) {
+        T* cells = grid + 2 * ((task.coil + c) * g.cells() + row * n);
+        if (c >= task.used) {
+          if (!kBack)
+            for (int64_t k = 0; k < f.extent[2]; ++k)
+              line[k * L + 2 * c] = line[k * L + 2 * c + 1] = 0;
+          continue;
         }
-        for (int j = 0; j < g.width[0]; ++j) {
-          const int64_t row = wrap(f.first[0] + j, g.size[0]);
-          if (row < low || row >= high) continue;
-          for (int l = 0; l < g.width[1]; ++l) {
-            const T scale = f.weight[0][j] * f.weight[1][l];
-            const int64_t column = wrap(f.first[1] + l, g.size[1]);
-            T* target = grid + 2 * (c * plane + (row * g.size[1] + column) * g.size[2]);
-            if (inside) {
-              T* cells = target + 2 * f.first[2];
-              for (int k = 0; k < 2 * W; ++k) cells[k] += scale * line[k];
-            } else {
-              for (int k = 0; k < g.width[2]; ++k) {
-                T* cell = target + 2 * wrap(f.first[2] + k, g.size[2]);
-                cell[0] += scale * line[2 * k];
-                cell[1] += scale * line[2 * k + 1];
-              }
-            }
+        // Runs that don't wrap.
+        for (int64_t k = begin; k < end;) {
+          const int64_t cell = wrap(k, n), run = std::min(end - k, n - cell);
+          T* target = line + (k - begin) * L + 2 * c;
+          T* source = cells + 2 * cell;
+          for (int64_t r = 0; r < run; ++r) {
+            Pair& inner = *reinterpret_cast<Pair*>(target + r * L);
+            Pair& outer = *reinterpret_cast<Pair*>(source + 2 * r);
+            if constexpr (kBack)
+              outer += inner;
+            else
+              inner = outer;
           }
+          k += run;
         }
       }
     }
   }
 }
 
-// Evaluates the points order[begin:end].
-template <class T, int W>
-SAGITTAL_INLINE void interp_body(const Geometry<T>& g, const T* grid, T* samples, int64_t begin,
-                                 int64_t end) {
-  const int64_t plane = g.size[0] * g.size[1] * g.size[2];
-  Footprint<T, W> f;
-  T sum[2 * W];
-  for (int64_t i = begin; i < end; ++i) {
-    const int64_t m = g.order[i];
-    footprint<T, W>(g, g.points + m * g.dims, f);
-    const bool inside = f.first[2] >= 0 && f.first[2] + W <= g.size[2];
-    for (int64_t c = 0; c < g.coils; ++c) {
-      for (int k = 0; k < 2 * W; ++k) sum[k] = 0;
-      for (int j = 0; j < g.width[0]; ++j) {
-        const int64_t row = wrap(f.first[0] + j, g.size[0]);
-        for (int l = 0; l < g.width[1]; ++l) {
-          const T scale = f.weight[0][j] * f.weight[1][l];
-          const int64_t column = wrap(f.first[1] + l, g.size[1]);
-          const T* source = grid + 2 * (c * plane + (row * g.size[1] + column) * g.size[2]);
-          if (inside) {
-            const T* cells = source + 2 * f.first[2];
-            for (int k = 0; k < 2 * W; ++k) sum[k] += scale * cells[k];
-          } else {
-            for (int k = 0; k < g.width[2]; ++k) {
-              const T* cell = source + 2 * wrap(f.first[2] + k, g.size[2]);
-              sum[2 * k] += scale * cell[0];
-              sum[2 * k + 1] += scale * cell[1];
-            }
-          }
+// What every worker shares. `bad` is set when a point doesn't belong to its tile.
+template <class T>
+struct Job {
+  const Geometry<T>& g;
+  T* grid;     // (frames, coils, *size)
+  T* samples;  // (frames, coils, count)
+  std::atomic<bool>& bad;
+};
+
+template <class T, int L, bool kSpread>
+struct TileBody {
+  template <int kBytes>
+  static SAGITTAL_INLINE void run(const Job<T>& job, const Task<T>& task, T* buffer) {
+    const Geometry<T>& g = job.g;
+    const int64_t* offset = g.offsets + task.frame * (g.tile_count() + 1) + task.tile;
+    const int64_t begin = offset[0], end = offset[1];
+    if (begin == end) return;
+    const Footprints<T> f = place_tile(g, task.tile);
+    T* grid = job.grid + 2 * task.frame * g.coils * g.cells();
+    T* samples = job.samples + 2 * (task.frame * g.coils + task.coil) * g.count;
+    // Rows of vectors reach beyond the last cell, where a weight of zero must meet a number.
+    T* last = buffer + f.extent[0] * f.extent[1] * f.extent[2] * L;
+    std::fill(kSpread ? buffer : last, last + kSlack, T(0));
+    if constexpr (!kSpread) move_tile<T, L, false>(g, f, task, grid, buffer);
+    const int64_t* order = g.order + task.frame * g.count;
+    const double* points = g.points + task.frame * g.count * f.dims;
+    Point<T, kBytes, L> point;
+    T sample[L] = {};
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t m = order[i];
+      if (m < 0 || m >= g.count || !point.place(f, points + m * f.dims)) {
+        job.bad = true;
+        continue;
+      }
+      if constexpr (kSpread) {
+        for (int64_t c = 0; c < task.used; ++c) {
+          sample[2 * c] = samples[2 * (c * g.count + m)];
+          sample[2 * c + 1] = samples[2 * (c * g.count + m) + 1];
+        }
+        point.scatter(f, sample, buffer);
+      } else {
+        point.gather(f, buffer, sample);
+        for (int64_t c = 0; c < task.used; ++c) {
+          samples[2 * (c * g.count + m)] = sample[2 * c];
+          samples[2 * (c * g.count + m) + 1] = sample[2 * c + 1];
         }
       }
-      T re = 0, im = 0;
-      for (int k = 0; k < g.width[2]; ++k) {
-        re += f.weight[2][k] * sum[2 * k];
-        im += f.weight[2][k] * sum[2 * k + 1];
-      }
-      samples[2 * (c * g.count + m)] = re;
-      samples[2 * (c * g.count + m) + 1] = im;
     }
+    if constexpr (kSpread) move_tile<T, L, true>(g, f, task, grid, buffer);
   }
-}
+};
 
-SAGITTAL_VARIANTS(spread_kernel, spread_body,
-                  (const Geometry<T>& g, const T* samples, T* grid, int64_t slab),
-                  (g, samples, grid, slab))
-SAGITTAL_VARIANTS(interp_kernel, interp_body,
-                  (const Geometry<T>& g, const T* grid, T* samples, int64_t begin, int64_t end),
-                  (g, grid, samples, begin, end))
-
-template <class T, int W>
-void launch_spread(const Geometry<T>& first, int64_t frames, const T* samples, T* grid) {
-  const auto kernel = spread_kernel<T, W>();
-  const int64_t plane = first.size[0] * first.size[1] * first.size[2];
-  torch::stable::parallel_for(0, frames * first.slabs, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t frame = task / first.slabs;
-      Geometry<T> g = first;
-      g.points += frame * g.count * g.dims;
-      g.order += frame * g.count;
-      g.offsets += frame * (g.slabs + 1);
-      kernel(g, samples + 2 * frame * g.coils * g.count, grid + 2 * frame * g.coils * plane,
-             task % g.slabs);
-    }
+// Runs tasks on all threads; whoever is free takes the next.
+template <class T, int L, bool kSpread>
+void run_tasks(const Job<T>& job, const std::vector<Task<T>>& tasks) {
+  const int64_t count = static_cast<int64_t>(tasks.size());
+  const int64_t workers = std::min<int64_t>(count, torch::stable::get_num_threads());
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
+    const Buffer<T> buffer(buffer_size(job.g, L));
+    for (int64_t i = next++; i < count; i = next++)
+      run_for_isa<TileBody<T, L, kSpread>>(job, tasks[i], buffer.get());
   });
 }
 
-template <class T, int W>
-void launch_interp(const Geometry<T>& first, int64_t frames, const T* grid, T* samples) {
-  const auto kernel = interp_kernel<T, W>();
-  const int64_t plane = first.size[0] * first.size[1] * first.size[2];
-  for (int64_t frame = 0; frame < frames; ++frame) {
-    Geometry<T> g = first;
-    g.points += frame * g.count * g.dims;
-    g.order += frame * g.count;
-    const T* source = grid + 2 * frame * g.coils * plane;
-    T* target = samples + 2 * frame * g.coils * g.count;
-    torch::stable::parallel_for(0, g.count, 512, [&](int64_t begin, int64_t end) {
-      kernel(g, source, target, begin, end);
-    });
+// All frames and tiles for `used` coils from `coil` on, colour by colour.
+template <class T, int L, bool kSpread>
+void run_pass(const Job<T>& job, int64_t coil, int64_t used) {
+  const Geometry<T>& g = job.g;
+  const Footprints<T>& base = g.footprints;
+  std::vector<T> wide(static_cast<size_t>(base.rows) * kMaxWidth * L);
+  for (size_t i = 0; i < wide.size(); ++i) wide[i] = base.table[i / L];
+  Geometry<T> local = g;
+  local.footprints.wide = wide.data();
+  const Job<T> pass{local, job.grid, job.samples, job.bad};
+  const int colours = kSpread ? 8 : 1;
+  for (int colour = 0; colour < colours; ++colour) {
+    std::vector<Task<T>> tasks;
+    for (int64_t frame = 0; frame < g.frames; ++frame) {
+      for (int64_t tile = 0; tile < g.tile_count(); ++tile) {
+        const int64_t last = tile % g.tiles[2], rest = tile / g.tiles[2];
+        const int64_t middle = rest % g.tiles[1], first = rest / g.tiles[1];
+        const int64_t own = (first & 1) * 4 + (middle & 1) * 2 + (last & 1);
+        const int64_t* offset = g.offsets + frame * (g.tile_count() + 1) + tile;
+        if ((kSpread && own != colour) || offset[0] == offset[1]) continue;
+        tasks.push_back({frame, tile, coil, used});
+      }
+    }
+    if (!tasks.empty()) run_tasks<T, L, kSpread>(pass, tasks);
+  }
+}
+
+template <class T, bool kSpread>
+void run_coils(const Job<T>& job) {
+  constexpr int kMost = kLineBytes / sizeof(T);
+  for (int64_t coil = 0; coil < job.g.coils;) {
+    const int64_t used = std::min<int64_t>(job.g.coils - coil, kMost / 2);
+    if (used == 1)
+      run_pass<T, 2, kSpread>(job, coil, used);
+    else if (used == 2)
+      run_pass<T, 4, kSpread>(job, coil, used);
+    else if (used <= 4)
+      run_pass<T, 8, kSpread>(job, coil, used);
+    else
+      run_pass<T, kMost, kSpread>(job, coil, used);
+    coil += used;
   }
 }
 
 // The tensors of a plan, held while raw pointers into them are in use.
 struct Plan {
   Tensor points, order, offsets, coefficients;
+  std::vector<int64_t> tiles;
 
-  Plan(const Tensor& p, const Tensor& o, const Tensor& s, const Tensor& c)
+  Plan(const Tensor& p, const Tensor& o, const Tensor& s, const Tensor& c, std::vector<int64_t> t)
       : points(torch::stable::contiguous(p)),
         order(torch::stable::contiguous(o)),
         offsets(torch::stable::contiguous(s)),
-        coefficients(torch::stable::contiguous(c)) {
+        coefficients(torch::stable::contiguous(c)),
+        tiles(std::move(t)) {
     STD_TORCH_CHECK(points.dim() == 3 && (points.size(2) == 2 || points.size(2) == 3),
                     "points must be (T, M, 2) or (T, M, 3)");
     STD_TORCH_CHECK(points.scalar_type() == ScalarType::Double &&
@@ -235,61 +252,55 @@ struct Plan {
                     "coefficients must be (degree + 1, width) with width <= 16");
   }
 
-  int padded_width() const {
-    const int64_t width = coefficients.size(1);
-    return width <= 4 ? 4 : width <= 8 ? 8 : 16;
-  }
-
   template <class T>
   Geometry<T> geometry(int64_t coils, const std::vector<int64_t>& grid,
                        std::vector<T>& table) const {
     Geometry<T> g;
-    g.coils = coils;
-    g.count = points.size(1);
-    g.dims = points.size(2);
-    const int width = static_cast<int>(coefficients.size(1)), padded = padded_width();
-    STD_TORCH_CHECK(static_cast<int64_t>(grid.size()) == g.dims, "grid and points differ in d");
-    for (int64_t n : grid) STD_TORCH_CHECK(n >= width, "grid is smaller than the kernel");
-    g.size[0] = grid[0], g.size[1] = g.dims == 3 ? grid[1] : 1, g.size[2] = grid[g.dims - 1];
-    g.width[0] = g.width[2] = width, g.width[1] = g.dims == 3 ? width : 1;
-    g.slabs = std::max<int64_t>(1, grid[0] / kSlabRows);
-    STD_TORCH_CHECK(
-        offsets.dim() == 2 && offsets.size(0) == points.size(0) && offsets.size(1) == g.slabs + 1,
-        "offsets must be (T, slabs + 1)");
-    g.rows = static_cast<int>(coefficients.size(0));
-    table.assign(static_cast<size_t>(g.rows) * padded, T(0));
+    const int64_t dims = points.size(2);
+    const int width = static_cast<int>(coefficients.size(1));
+    g.coils = coils, g.count = points.size(1), g.frames = points.size(0);
+    STD_TORCH_CHECK(static_cast<int64_t>(grid.size()) == dims, "grid and points differ in d");
+    STD_TORCH_CHECK(static_cast<int64_t>(tiles.size()) == dims, "tiles and points differ in d");
+    for (int64_t axis = 0; axis < dims; ++axis) {
+      const int64_t n = grid[axis], t = tiles[axis];
+      STD_TORCH_CHECK(n >= width, "grid is smaller than the kernel");
+      STD_TORCH_CHECK(t == 1 || (t > 0 && t % 2 == 0 && n / t > width),
+                      "tiles must be 1, or even in number and wider than the kernel");
+    }
+    g.size[0] = grid[0], g.size[1] = dims == 3 ? grid[1] : 1, g.size[2] = grid[dims - 1];
+    g.tiles[0] = tiles[0], g.tiles[1] = dims == 3 ? tiles[1] : 1, g.tiles[2] = tiles[dims - 1];
+    STD_TORCH_CHECK(offsets.dim() == 2 && offsets.size(0) == points.size(0) &&
+                        offsets.size(1) == g.tile_count() + 1,
+                    "offsets must be (T, number of tiles + 1)");
+    const int rows = static_cast<int>(coefficients.size(0));
+    table.assign(static_cast<size_t>(rows) * kMaxWidth, T(0));
     const double* from = static_cast<const double*>(coefficients.data_ptr());
-    for (int k = 0; k < g.rows; ++k)
-      for (int j = 0; j < width; ++j) table[k * padded + j] = static_cast<T>(from[k * width + j]);
-    g.table = table.data();
+    for (int k = 0; k < rows; ++k)
+      for (int j = 0; j < width; ++j)
+        table[k * kMaxWidth + j] = static_cast<T>(from[k * width + j]);
+    g.footprints = {static_cast<int>(dims), width, rows, table.data(), nullptr, {}, {}};
     g.points = static_cast<const double*>(points.data_ptr());
     g.order = static_cast<const int64_t*>(order.data_ptr());
     g.offsets = static_cast<const int64_t*>(offsets.data_ptr());
+    for (int64_t frame = 0; frame < g.frames; ++frame) {
+      const int64_t* edge = g.offsets + frame * (g.tile_count() + 1);
+      STD_TORCH_CHECK(edge[0] == 0 && edge[g.tile_count()] == g.count &&
+                          std::is_sorted(edge, edge + g.tile_count() + 1),
+                      "offsets must rise from 0 to the number of points");
+    }
     return g;
   }
 };
 
-template <class T>
-void spread_typed(const Plan& plan, const Tensor& samples, const std::vector<int64_t>& shape,
-                  Tensor& grid) {
+template <class T, bool kSpread>
+void run(const Plan& plan, const Tensor& grid, const std::vector<int64_t>& shape,
+         const Tensor& samples) {
   std::vector<T> table;
+  std::atomic<bool> bad{false};
   const Geometry<T> g = plan.geometry<T>(samples.size(1), shape, table);
-  const auto run = plan.padded_width() == 4   ? &launch_spread<T, 4>
-                   : plan.padded_width() == 8 ? &launch_spread<T, 8>
-                                              : &launch_spread<T, 16>;
-  run(g, samples.size(0), static_cast<const T*>(samples.data_ptr()),
-      static_cast<T*>(grid.data_ptr()));
-}
-
-template <class T>
-void interp_typed(const Plan& plan, const Tensor& grid, const std::vector<int64_t>& shape,
-                  Tensor& samples) {
-  std::vector<T> table;
-  const Geometry<T> g = plan.geometry<T>(grid.size(1), shape, table);
-  const auto run = plan.padded_width() == 4   ? &launch_interp<T, 4>
-                   : plan.padded_width() == 8 ? &launch_interp<T, 8>
-                                              : &launch_interp<T, 16>;
-  run(g, grid.size(0), static_cast<const T*>(grid.data_ptr()), static_cast<T*>(samples.data_ptr()));
+  run_coils<T, kSpread>(
+      {g, static_cast<T*>(grid.data_ptr()), static_cast<T*>(samples.data_ptr()), bad});
+  STD_TORCH_CHECK(!bad, "order and offsets do not sort these points into these tiles");
 }
 
 bool is_double(const Tensor& t, const char* name) {
@@ -301,10 +312,10 @@ bool is_double(const Tensor& t, const char* name) {
 
 Tensor spread_cpu(const Tensor& samples_in, const Tensor& points, const Tensor& order,
                   const Tensor& offsets, const Tensor& coefficients,
-                  std::vector<int64_t> grid_shape) {
+                  std::vector<int64_t> grid_shape, std::vector<int64_t> tiles) {
   count_call();
   const Tensor samples = torch::stable::contiguous(samples_in);
-  const Plan plan(points, order, offsets, coefficients);
+  const Plan plan(points, order, offsets, coefficients, std::move(tiles));
   STD_TORCH_CHECK(samples.dim() == 3 && samples.size(0) == plan.points.size(0) &&
                       samples.size(2) == plan.points.size(1),
                   "samples must be (T, C, M) for points (T, M, d)");
@@ -312,17 +323,17 @@ Tensor spread_cpu(const Tensor& samples_in, const Tensor& points, const Tensor& 
   shape.insert(shape.end(), grid_shape.begin(), grid_shape.end());
   Tensor grid = torch::stable::new_zeros(samples, shape);
   if (is_double(samples, "samples"))
-    spread_typed<double>(plan, samples, grid_shape, grid);
+    run<double, true>(plan, grid, grid_shape, samples);
   else
-    spread_typed<float>(plan, samples, grid_shape, grid);
+    run<float, true>(plan, grid, grid_shape, samples);
   return grid;
 }
 
 Tensor interp_cpu(const Tensor& grid_in, const Tensor& points, const Tensor& order,
-                  const Tensor& offsets, const Tensor& coefficients) {
+                  const Tensor& offsets, const Tensor& coefficients, std::vector<int64_t> tiles) {
   count_call();
   const Tensor grid = torch::stable::contiguous(grid_in);
-  const Plan plan(points, order, offsets, coefficients);
+  const Plan plan(points, order, offsets, coefficients, std::move(tiles));
   STD_TORCH_CHECK(grid.dim() == plan.points.size(2) + 2 && grid.size(0) == plan.points.size(0),
                   "grid must be (T, C, *grid) for points (T, M, d)");
   std::vector<int64_t> shape;
@@ -330,9 +341,9 @@ Tensor interp_cpu(const Tensor& grid_in, const Tensor& points, const Tensor& ord
   Tensor samples =
       torch::stable::new_empty(grid, {grid.size(0), grid.size(1), plan.points.size(1)});
   if (is_double(grid, "grid"))
-    interp_typed<double>(plan, grid, shape, samples);
+    run<double, false>(plan, grid, shape, samples);
   else
-    interp_typed<float>(plan, grid, shape, samples);
+    run<float, false>(plan, grid, shape, samples);
   return samples;
 }
 

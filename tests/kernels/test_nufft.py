@@ -113,7 +113,7 @@ def test_same_bits_on_one_and_two_threads(shape, dtype, threads):
     for count in (1, 2):
         threads(count)
         grid = torch.ops.sagittal.spread(
-            y[None], plan.points, plan.order, plan.offsets, plan.coefficients, plan.grid_shape
+            y[None], *gridding_arguments(plan), plan.grid_shape, plan.tiles
         )
         results.append((nufft_type2(x, omega), nufft_type1(y, omega, shape), grid))
     for one, two in zip(*results, strict=True):
@@ -179,35 +179,61 @@ def test_bad_arguments_say_what_is_wrong():
         nufft_type2(x.to(torch.complex64), omega.float(), 1e-9)
 
 
-def gridding_arguments(dtype):
-    plan = nufft_plan(frequencies(2, 30, 2), (17, 20), 1e-5)
-    return (plan.points, plan.order, plan.offsets, plan.coefficients), plan.grid_shape
+def gridding_arguments(plan):
+    return plan.points, plan.order, plan.offsets, plan.coefficients
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
-def test_kernels_follow_the_reference(dtype):
-    arguments, grid_shape = gridding_arguments(dtype)
-    samples, grid = (
-        complex_randn(2, 3, 30, dtype=dtype),
-        complex_randn(2, 3, *grid_shape, dtype=dtype),
-    )
+@pytest.mark.parametrize("coils", [1, 2, 3, 5, 8, 11])
+@pytest.mark.parametrize(("shape", "tol"), [((17, 20), 1e-5), ((90, 70), 1e-2), ((9, 8, 30), 1e-4)])
+def test_kernels_follow_the_reference(dtype, coils, shape, tol):
+    plan = nufft_plan(frequencies(2, 300, len(shape)), shape, tol)
+    arguments = gridding_arguments(plan)
+    samples = complex_randn(2, coils, 300, dtype=dtype)
+    grid = complex_randn(2, coils, *plan.grid_shape, dtype=dtype)
     bound = 1e-5 if dtype == torch.complex64 else 1e-13
-    found = torch.ops.sagittal.spread(samples, *arguments, grid_shape)
-    assert relative(found, reference.spread(samples, *arguments, grid_shape)) < bound
-    found = torch.ops.sagittal.interp(grid, *arguments)
-    assert relative(found, reference.interp(grid, *arguments)) < bound
+    found = torch.ops.sagittal.spread(samples, *arguments, plan.grid_shape, plan.tiles)
+    wanted = reference.spread(samples, *arguments, plan.grid_shape, plan.tiles)
+    assert relative(found, wanted) < bound
+    found = torch.ops.sagittal.interp(grid, *arguments, plan.tiles)
+    assert relative(found, reference.interp(grid, *arguments, plan.tiles)) < bound
 
 
 def test_opcheck():
-    arguments, grid_shape = gridding_arguments(torch.complex128)
+    plan = nufft_plan(frequencies(2, 30, 2), (17, 20), 1e-5)
+    arguments = gridding_arguments(plan)
     samples = complex_randn(2, 3, 30).requires_grad_()
-    grid = complex_randn(2, 3, *grid_shape).requires_grad_()
-    torch.library.opcheck(torch.ops.sagittal.spread, (samples, *arguments, grid_shape))
-    torch.library.opcheck(torch.ops.sagittal.interp, (grid, *arguments))
+    grid = complex_randn(2, 3, *plan.grid_shape).requires_grad_()
+    ops = torch.ops.sagittal
+    torch.library.opcheck(ops.spread, (samples, *arguments, plan.grid_shape, plan.tiles))
+    torch.library.opcheck(ops.interp, (grid, *arguments, plan.tiles))
 
 
 def test_gridding_gives_no_gradient_to_points():
-    arguments, grid_shape = gridding_arguments(torch.complex128)
-    points = arguments[0].clone().requires_grad_()
+    plan = nufft_plan(frequencies(2, 30, 2), (17, 20), 1e-5)
+    points, *rest = gridding_arguments(plan)
+    points = points.clone().requires_grad_()
     with pytest.raises(NotImplementedError, match="no gradient to points"):
-        torch.ops.sagittal.spread(complex_randn(2, 3, 30), points, *arguments[1:], grid_shape)
+        torch.ops.sagittal.spread(
+            complex_randn(2, 3, 30), points, *rest, plan.grid_shape, plan.tiles
+        )
+
+
+def test_a_plan_of_other_points_is_refused(native):
+    if native.mode == "reference":
+        pytest.skip("the reference needs no order")
+    plan = nufft_plan(frequencies(1, 300, 2), (40, 40), 1e-3)
+    points, order, offsets, coefficients = gridding_arguments(plan)
+    samples, ops = complex_randn(1, 2, 300), torch.ops.sagittal
+    assert plan.tiles[0] > 1
+    for arguments, message in [
+        ((points, order.flip(1), offsets, coefficients), "do not sort these points"),
+        ((points, order + 300, offsets, coefficients), "do not sort these points"),
+        ((points * math.nan, order, offsets, coefficients), "do not sort these points"),
+        ((points, order, offsets + 1, coefficients), "rise from 0"),
+        ((points, order, offsets[:, 1:], coefficients), "number of tiles"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            ops.spread(samples, *arguments, plan.grid_shape, plan.tiles)
+    with pytest.raises(RuntimeError, match="even in number"):
+        ops.spread(samples, points, order, offsets, coefficients, plan.grid_shape, (3, 2))

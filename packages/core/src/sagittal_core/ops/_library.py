@@ -12,21 +12,21 @@ from typing import Any
 
 import torch
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 """Raised whenever a schema below changes: compiled kernels of another number are not loaded."""
 
 LIB = torch.library.Library("sagittal", "DEF")
 
 # Gridding. points: grid units in [0, size); order: a permutation that visits points by tile;
-# offsets: where each slab of the first grid dimension begins in `order`; coefficients: see
-# gridding.KernelDesign.
+# offsets: where each tile begins in `order`; coefficients: see gridding.KernelDesign; tiles: number
+# of tiles along each axis, see gridding.NufftPlan.
 LIB.define(
     "spread(Tensor samples, Tensor points, Tensor order, Tensor offsets, Tensor coefficients, "
-    "int[] grid_shape) -> Tensor"
+    "int[] grid_shape, int[] tiles) -> Tensor"
 )
 LIB.define(
-    "interp(Tensor grid, Tensor points, Tensor order, Tensor offsets, Tensor coefficients) "
-    "-> Tensor"
+    "interp(Tensor grid, Tensor points, Tensor order, Tensor offsets, Tensor coefficients, "
+    "int[] tiles) -> Tensor"
 )
 
 # The elementwise passes of the Toeplitz normal operator, around torch.fft.

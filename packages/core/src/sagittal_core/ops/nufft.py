@@ -171,33 +171,35 @@ def _corners(shape: tuple[int, ...], grid_shape: tuple[int, ...]) -> list[tuple[
     ]
 
 
-def _deconvolution(plan: NufftPlan, dtype: torch.dtype) -> Tensor:
-    product = torch.ones((), dtype=torch.float64, device=plan.points.device)
-    for factor in plan.deconvolution:
-        product = product[..., None] * factor
-    return product.to(dtype)
-
-
 def _type2(image: Tensor, plan: NufftPlan) -> Tensor:
     """(T, C, *N) -> (T, C, M)."""
-    image = image * _deconvolution(plan, image.real.dtype)
+    factor = plan.deconvolution.to(image.real.dtype)
     grid = image.new_zeros(*image.shape[:2], *plan.grid_shape)
     for source, target in _corners(plan.shape, plan.grid_shape):
-        grid[target] = image[source]
+        torch.mul(image[source], factor[source], out=grid[target])
     grid = fourier(grid, len(plan.shape))
-    return torch.ops.sagittal.interp(grid, plan.points, plan.order, plan.offsets, plan.coefficients)
+    return torch.ops.sagittal.interp(
+        grid, plan.points, plan.order, plan.offsets, plan.coefficients, plan.tiles
+    )
 
 
 def _type1(samples: Tensor, plan: NufftPlan) -> Tensor:
     """(T, C, M) -> (T, C, *N)."""
     grid = torch.ops.sagittal.spread(
-        samples, plan.points, plan.order, plan.offsets, plan.coefficients, plan.grid_shape
+        samples,
+        plan.points,
+        plan.order,
+        plan.offsets,
+        plan.coefficients,
+        plan.grid_shape,
+        plan.tiles,
     )
     grid = fourier(grid, len(plan.shape), inverse=True, norm="forward")
+    factor = plan.deconvolution.to(grid.real.dtype)
     image = grid.new_empty(*grid.shape[:2], *plan.shape)
     for target, source in _corners(plan.shape, plan.grid_shape):
-        image[target] = grid[source]
-    return image * _deconvolution(plan, image.real.dtype)
+        torch.mul(grid[source], factor[target], out=image[target])
+    return image
 
 
 def _batched(data: Tensor, inner: int, plan: NufftPlan) -> Tensor:
@@ -278,12 +280,18 @@ def _fake_spread(
     offsets: Tensor,
     coefficients: Tensor,
     grid_shape: list[int],
+    tiles: list[int],
 ) -> Tensor:
     return samples.new_empty(*samples.shape[:2], *grid_shape)
 
 
 def _fake_interp(
-    grid: Tensor, points: Tensor, order: Tensor, offsets: Tensor, coefficients: Tensor
+    grid: Tensor,
+    points: Tensor,
+    order: Tensor,
+    offsets: Tensor,
+    coefficients: Tensor,
+    tiles: list[int],
 ) -> Tensor:
     return grid.new_empty(*grid.shape[:2], points.shape[1])
 
@@ -294,16 +302,17 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         raise NotImplementedError(
             "the gridding operators give no gradient to points; nufft_type1 and nufft_type2 do"
         )
-    ctx.grid_shape = list(data.shape[2:])
+    ctx.grid_shape, ctx.tiles = list(data.shape[2:]), list(inputs[-1])
     ctx.save_for_backward(points, order, offsets, coefficients)
 
 
 def _spread_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (torch.ops.sagittal.interp(grad, *ctx.saved_tensors), *(None,) * 5)
+    return (torch.ops.sagittal.interp(grad, *ctx.saved_tensors, ctx.tiles), *(None,) * 6)
 
 
 def _interp_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (torch.ops.sagittal.spread(grad, *ctx.saved_tensors, ctx.grid_shape), *(None,) * 4)
+    grid = torch.ops.sagittal.spread(grad, *ctx.saved_tensors, ctx.grid_shape, ctx.tiles)
+    return (grid, *(None,) * 5)
 
 
 _library.register("spread", reference.spread, _fake_spread)

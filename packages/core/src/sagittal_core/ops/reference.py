@@ -84,10 +84,11 @@ def spread(
     offsets: Tensor,
     coefficients: Tensor,
     grid_shape: list[int],
+    tiles: list[int],
 ) -> Tensor:
     """Add samples (T, C, M), weighted by the kernel, onto periodic grids (T, C, *grid_shape).
 
-    ``order`` and ``offsets`` only say in which order compiled kernels visit the points.
+    ``order``, ``offsets`` and ``tiles`` only say in which order compiled kernels visit the points.
     """
     shape = tuple(grid_shape)
     frames, coils, _ = samples.shape
@@ -98,7 +99,12 @@ def spread(
 
 
 def interp(
-    grid: Tensor, points: Tensor, order: Tensor, offsets: Tensor, coefficients: Tensor
+    grid: Tensor,
+    points: Tensor,
+    order: Tensor,
+    offsets: Tensor,
+    coefficients: Tensor,
+    tiles: list[int],
 ) -> Tensor:
     """Weighted sums of periodic grids (T, C, *grid) at the points: (T, C, M), adjoint of spread."""
     flat = grid.flatten(2)
