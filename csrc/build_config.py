@@ -10,6 +10,7 @@ CPU_SOURCES = [
     "csrc/common/module.cpp",
     "csrc/nufft/gridding.cpp",
     "csrc/nufft/solver.cpp",
+    "csrc/nufft/toeplitz.cpp",
     "csrc/sparse/backward.cpp",
     "csrc/sparse/decode.cpp",
     "csrc/sparse/encode.cpp",

@@ -1,6 +1,5 @@
-// The elementwise passes of the Toeplitz normal operator and the conjugate-gradient update on the
-// CPU. The specification is sagittal_core/ops/reference.py. Sums run over fixed chunks that are
-// combined in order: the same bits on any thread count.
+// The conjugate-gradient update on the CPU. The specification is sagittal_core/ops/reference.py.
+// Sums run over fixed chunks that are combined in order: the same bits on any thread count.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -41,166 +40,6 @@ void for_chunks(int64_t batch, int64_t pixels, const F& f) {
       f(task / chunks, begin, std::min(pixels, begin + kChunk));
     }
   });
-}
-
-// W is unused by these bodies: they are plain loops over [0, n).
-template <class T, int W>
-SAGITTAL_INLINE void multiply_body(const T* a, const T* b, T* y, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const T re = a[2 * i] * b[2 * i] - a[2 * i + 1] * b[2 * i + 1];
-    const T im = a[2 * i] * b[2 * i + 1] + a[2 * i + 1] * b[2 * i];
-    y[2 * i] = re;
-    y[2 * i + 1] = im;
-  }
-}
-
-// y += conj(a) b
-template <class T, int W>
-SAGITTAL_INLINE void accumulate_body(const T* a, const T* b, T* y, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    y[2 * i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
-    y[2 * i + 1] += a[2 * i] * b[2 * i + 1] - a[2 * i + 1] * b[2 * i];
-  }
-}
-
-template <class T, int W>
-SAGITTAL_INLINE void scale_body(const T* a, const T* k, T* y, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    y[2 * i] = a[2 * i] * k[i];
-    y[2 * i + 1] = a[2 * i + 1] * k[i];
-  }
-}
-
-SAGITTAL_VARIANTS(multiply, multiply_body, (const T* a, const T* b, T* y, int64_t n), (a, b, y, n))
-SAGITTAL_VARIANTS(accumulate, accumulate_body, (const T* a, const T* b, T* y, int64_t n),
-                  (a, b, y, n))
-SAGITTAL_VARIANTS(scale, scale_body, (const T* a, const T* k, T* y, int64_t n), (a, k, y, n))
-
-template <class T>
-void expand(const Tensor& image, const Tensor& maps, const Tensor& modulation, Tensor& result) {
-  const auto product = multiply<T, 1>();
-  const int64_t batch = image.size(0), coils = maps.size(1), pixels = modulation.numel();
-  const int64_t stride = maps.size(0) == 1 ? 0 : coils * pixels;
-  for_chunks(batch, pixels, [&](int64_t b, int64_t begin, int64_t end) {
-    T modulated[2 * kChunk];
-    const int64_t n = end - begin;
-    product(in<T>(image) + 2 * (b * pixels + begin), in<T>(modulation) + 2 * begin, modulated, n);
-    for (int64_t c = 0; c < coils; ++c)
-      product(modulated, in<T>(maps) + 2 * (b * stride + c * pixels + begin),
-              out<T>(result) + 2 * ((b * coils + c) * pixels + begin), n);
-  });
-}
-
-template <class T>
-void filter(const Tensor& spectrum, const Tensor& kernel, Tensor& result) {
-  const auto product = scale<T, 1>();
-  const int64_t batch = spectrum.size(0), coils = spectrum.size(1);
-  const int64_t pixels = kernel.numel() / std::max<int64_t>(1, kernel.size(0));
-  const int64_t stride = kernel.size(0) == 1 ? 0 : pixels;
-  for_chunks(batch * coils, pixels, [&](int64_t bc, int64_t begin, int64_t end) {
-    product(in<T>(spectrum) + 2 * (bc * pixels + begin),
-            in<T>(kernel) + bc / coils * stride + begin, out<T>(result) + 2 * (bc * pixels + begin),
-            end - begin);
-  });
-}
-
-template <class T>
-void reduce(const Tensor& coil_images, const Tensor& maps, const Tensor& modulation,
-            const Tensor& partial, Tensor& result) {
-  const auto add = accumulate<T, 1>();
-  const int64_t batch = partial.size(0), coils = maps.size(1), pixels = modulation.numel();
-  const int64_t stride = maps.size(0) == 1 ? 0 : coils * pixels;
-  for_chunks(batch, pixels, [&](int64_t b, int64_t begin, int64_t end) {
-    T sum[2 * kChunk];
-    const int64_t n = end - begin, at = b * pixels + begin;
-    std::fill(sum, sum + 2 * n, T(0));
-    for (int64_t c = 0; c < coils; ++c)
-      add(in<T>(maps) + 2 * (b * stride + c * pixels + begin),
-          in<T>(coil_images) + 2 * ((b * coils + c) * pixels + begin), sum, n);
-    T* target = out<T>(result) + 2 * at;
-    std::copy(in<T>(partial) + 2 * at, in<T>(partial) + 2 * (at + n), target);
-    add(in<T>(modulation) + 2 * begin, sum, target, n);
-  });
-}
-
-void check_complex(const Tensor& t, const char* name) {
-  STD_TORCH_CHECK(
-      t.scalar_type() == ScalarType::ComplexFloat || t.scalar_type() == ScalarType::ComplexDouble,
-      name, " must be complex64 or complex128");
-}
-
-void check_fit(const Tensor& image, const Tensor& maps, const Tensor& modulation) {
-  check_complex(image, "image");
-  STD_TORCH_CHECK(
-      maps.scalar_type() == image.scalar_type() && modulation.scalar_type() == image.scalar_type(),
-      "image, maps and modulation must have one dtype");
-  STD_TORCH_CHECK(maps.dim() == image.dim() + 1 && modulation.dim() == image.dim() - 1,
-                  "image must be (B, *N), maps (B, C, *N), modulation (*N)");
-  STD_TORCH_CHECK(maps.size(0) == 1 || maps.size(0) == image.size(0),
-                  "maps must have a batch of 1 or of the image");
-  for (int64_t axis = 1; axis < image.dim(); ++axis)
-    STD_TORCH_CHECK(
-        image.size(axis) == maps.size(axis + 1) && image.size(axis) == modulation.size(axis - 1),
-        "image, maps and modulation differ in N");
-}
-
-Tensor toeplitz_expand_cpu(const Tensor& image_in, const Tensor& maps_in,
-                           const Tensor& modulation_in) {
-  count_call();
-  const Tensor image = torch::stable::contiguous(image_in);
-  const Tensor maps = torch::stable::contiguous(maps_in);
-  const Tensor modulation = torch::stable::contiguous(modulation_in);
-  check_fit(image, maps, modulation);
-  std::vector<int64_t> shape = {image.size(0), maps.size(1)};
-  for (int64_t axis = 1; axis < image.dim(); ++axis) shape.push_back(image.size(axis));
-  Tensor result = torch::stable::new_empty(image, shape);
-  if (image.scalar_type() == ScalarType::ComplexDouble)
-    expand<double>(image, maps, modulation, result);
-  else
-    expand<float>(image, maps, modulation, result);
-  return result;
-}
-
-Tensor toeplitz_filter_cpu(const Tensor& spectrum_in, const Tensor& kernel_in) {
-  count_call();
-  const Tensor spectrum = torch::stable::contiguous(spectrum_in);
-  const Tensor kernel = torch::stable::contiguous(kernel_in);
-  check_complex(spectrum, "spectrum");
-  const bool wide = spectrum.scalar_type() == ScalarType::ComplexDouble;
-  STD_TORCH_CHECK(kernel.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float),
-                  "kernel must be the real dtype of spectrum");
-  STD_TORCH_CHECK(kernel.dim() == spectrum.dim() - 1 &&
-                      (kernel.size(0) == 1 || kernel.size(0) == spectrum.size(0)),
-                  "kernel must be (B or 1, *N) for spectrum (B, C, *N)");
-  for (int64_t axis = 1; axis < kernel.dim(); ++axis)
-    STD_TORCH_CHECK(kernel.size(axis) == spectrum.size(axis + 1),
-                    "kernel and spectrum differ in N");
-  Tensor result = torch::stable::empty_like(spectrum);
-  if (wide)
-    filter<double>(spectrum, kernel, result);
-  else
-    filter<float>(spectrum, kernel, result);
-  return result;
-}
-
-Tensor toeplitz_reduce_cpu(const Tensor& coil_images_in, const Tensor& maps_in,
-                           const Tensor& modulation_in, const Tensor& partial_in) {
-  count_call();
-  const Tensor coil_images = torch::stable::contiguous(coil_images_in);
-  const Tensor maps = torch::stable::contiguous(maps_in);
-  const Tensor modulation = torch::stable::contiguous(modulation_in);
-  const Tensor partial = torch::stable::contiguous(partial_in);
-  check_fit(partial, maps, modulation);
-  STD_TORCH_CHECK(coil_images.scalar_type() == partial.scalar_type() &&
-                      coil_images.dim() == maps.dim() && coil_images.size(0) == partial.size(0) &&
-                      coil_images.numel() == partial.numel() * maps.size(1),
-                  "coil_images must be (B, C, *N) of the dtype of partial");
-  Tensor result = torch::stable::empty_like(partial);
-  if (partial.scalar_type() == ScalarType::ComplexDouble)
-    reduce<double>(coil_images, maps, modulation, partial, result);
-  else
-    reduce<float>(coil_images, maps, modulation, partial, result);
-  return result;
 }
 
 // Inner products per batch element in double precision, chunk by chunk.
@@ -296,8 +135,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cg_step_cpu(const Tensor& x_in, const
 }  // namespace sagittal
 
 STABLE_TORCH_LIBRARY_IMPL(sagittal, CPU, m) {
-  m.impl("toeplitz_expand", TORCH_BOX(&sagittal::toeplitz_expand_cpu));
-  m.impl("toeplitz_filter", TORCH_BOX(&sagittal::toeplitz_filter_cpu));
-  m.impl("toeplitz_reduce", TORCH_BOX(&sagittal::toeplitz_reduce_cpu));
   m.impl("cg_step", TORCH_BOX(&sagittal::cg_step_cpu));
 }

@@ -86,8 +86,37 @@ def test_data_consistency():
     x = solve(z, b, lam)
     torch.testing.assert_close(toeplitz_normal(x, maps, kernel, lam), b + lam * z)
     assert torch.autograd.gradcheck(solve, (z, b, lam))
-    with pytest.raises(NotImplementedError, match="no gradient to maps"):
-        cg_data_consistency(z, b, maps.clone().requires_grad_(), kernel, lam)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_data_consistency_has_gradients_of_maps_and_kernel(shared):
+    omega = (torch.rand(30, 2, dtype=torch.float64) * 2 - 1) * math.pi
+    kernel = toeplitz_kernel(omega, torch.rand(30, dtype=torch.float64), (2, 3))
+    maps = torch.randn(1 if shared else 2, 2, 2, 3, dtype=torch.complex128)
+    z, b = (torch.randn(2, 2, 3, dtype=torch.complex128, requires_grad=True) for _ in range(2))
+    lam = torch.tensor([2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    inputs = (z, b, maps.requires_grad_(), kernel.requires_grad_(), lam)
+
+    def solve(*inputs):
+        return cg_data_consistency(*inputs, max_iter=30, tol=1e-13)
+
+    def dense(z, b, maps, kernel, lam):
+        """The same solution from the operator's matrix, differentiated through the solve."""
+        unit = torch.eye(6, dtype=maps.dtype).reshape(6, 2, 3)
+        columns = [
+            toeplitz_normal(unit, maps[t % len(maps)][None], kernel, lam[t]).reshape(6, 6).mT
+            for t in range(2)
+        ]
+        return torch.linalg.solve(torch.stack(columns), (b + lam[:, None, None] * z).reshape(2, 6))
+
+    assert torch.autograd.gradcheck(solve, inputs)
+    direction = torch.randn(2, 2, 3, dtype=maps.dtype)
+    found = torch.autograd.grad(solve(*inputs), inputs, direction)
+    wanted = torch.autograd.grad(dense(*inputs).reshape(2, 2, 3), inputs, direction)
+    for one, two in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-10)
+    if shared:
+        assert torch.autograd.gradgradcheck(solve, inputs, fast_mode=True)
 
 
 def step_arguments(dtype=torch.float64):

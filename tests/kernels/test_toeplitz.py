@@ -92,32 +92,48 @@ def test_gradients():
     )
 
 
+def test_gradients_of_the_kernel():
+    omega, weights, _, _ = problem((3, 4), count=5)
+    inputs = (omega * 0.9).requires_grad_(), weights.requires_grad_()
+    assert torch.autograd.gradcheck(lambda o, w: toeplitz_kernel(o, w, (3, 4)), inputs)
+
+
+def passes(shape, dtype, batch=2, coils=3):
+    """Arguments of every pass of the normal operator, by its name."""
+    real = dtype.to_real()
+    image = torch.randn(batch, *shape, dtype=dtype)
+    maps = torch.randn(batch, coils, *shape, dtype=dtype)
+    turned = torch.randn(batch, coils, 2, *shape[1:], shape[0], dtype=dtype)
+    first, second = (torch.randn(n, dtype=dtype) for n in shape[:2])
+    rest = math.prod(shape) // shape[1]
+    return {
+        "toeplitz_expand": (image, maps, first),
+        "toeplitz_turn": (torch.randn(batch, shape[1], rest, dtype=dtype), second),
+        "toeplitz_unturn": (torch.randn(batch, 2, rest, shape[1], dtype=dtype), second),
+        "toeplitz_filter": (maps, torch.rand(1, *shape, dtype=real)),
+        "toeplitz_reduce": (turned, maps, first, image),
+    }
+
+
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
-def test_kernels_follow_the_reference(dtype):
-    omega, weights, image, maps = problem((50, 61), dtype=dtype)
-    kernel = toeplitz_kernel(omega, weights, (50, 61))[None, 1]
-    modulation = torch.randn(50, 61, dtype=dtype)
-    ops = torch.ops.sagittal
+@pytest.mark.parametrize("shape", [(50, 61), (32, 64), (1, 70), (33, 1), (7, 40, 9)])
+def test_kernels_follow_the_reference(dtype, shape):
     bound = 1e-6 if dtype == torch.complex64 else 1e-14
-    coils = ops.toeplitz_expand(image, maps, modulation)
-    assert relative(coils, reference.toeplitz_expand(image, maps, modulation)) < bound
-    found = ops.toeplitz_filter(coils, kernel)
-    assert relative(found, reference.toeplitz_filter(coils, kernel)) < bound
-    found = ops.toeplitz_reduce(coils, maps, modulation, image)
-    assert relative(found, reference.toeplitz_reduce(coils, maps, modulation, image)) < bound
+    for batch, coils in ((2, 3), (1, 1)):
+        for name, arguments in passes(shape, dtype, batch, coils).items():
+            found = getattr(torch.ops.sagittal, name)(*arguments)
+            wanted = getattr(reference, name)(*arguments)
+            assert found.shape == wanted.shape
+            assert relative(found, wanted) < bound, name
 
 
-def test_opcheck():
-    omega, weights, image, maps = problem((5, 6))
-    kernel = toeplitz_kernel(omega, weights, (5, 6))[None, 1].clone()
-    modulation = torch.randn(5, 6, dtype=torch.complex128)
-    for tensor in (image, maps, kernel):
-        tensor.requires_grad_()
-    coils = torch.randn_like(maps).requires_grad_()
-    ops = torch.ops.sagittal
-    torch.library.opcheck(ops.toeplitz_expand, (image, maps, modulation))
-    torch.library.opcheck(ops.toeplitz_filter, (coils, kernel))
-    torch.library.opcheck(ops.toeplitz_reduce, (coils, maps, modulation, image))
+@pytest.mark.parametrize("shape", [(5, 6), (3, 4, 2)])
+def test_opcheck(shape):
+    for name, arguments in passes(shape, torch.complex128).items():
+        for tensor in arguments:
+            # Modulations, the only vectors, get no gradient.
+            tensor.requires_grad_(tensor.dim() > 1)
+        torch.library.opcheck(getattr(torch.ops.sagittal, name), arguments)
 
 
 def test_same_bits_on_one_and_two_threads(threads):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 """Raised whenever a schema below changes: compiled kernels of another number are not loaded."""
 
 LIB = torch.library.Library("sagittal", "DEF")
@@ -29,8 +29,11 @@ LIB.define(
     "int[] tiles) -> Tensor"
 )
 
-# The elementwise passes of the Toeplitz normal operator, around torch.fft.
+# The passes of the Toeplitz normal operator between the FFTs of torch.fft along the last axis.
+# modulation: exp(-i pi n / N) of the axis that is turned to or from the end.
 LIB.define("toeplitz_expand(Tensor image, Tensor maps, Tensor modulation) -> Tensor")
+LIB.define("toeplitz_turn(Tensor x, Tensor modulation) -> Tensor")
+LIB.define("toeplitz_unturn(Tensor x, Tensor modulation) -> Tensor")
 LIB.define("toeplitz_filter(Tensor spectrum, Tensor kernel) -> Tensor")
 LIB.define(
     "toeplitz_reduce(Tensor coil_images, Tensor maps, Tensor modulation, Tensor partial) -> Tensor"

@@ -11,7 +11,7 @@ from torch import Tensor
 from sagittal_core.ops import _library, _native, reference
 from sagittal_core.ops.toeplitz import toeplitz_normal
 
-Normal = Callable[[Tensor], Tensor]
+Normal = Callable[..., Tensor]
 
 
 def cg_solve(
@@ -22,23 +22,25 @@ def cg_solve(
     *,
     max_iter: int = 10,
     tol: float = 1e-6,
+    parameters: tuple[Tensor, ...] = (),
 ) -> Tensor:
     """Solve ``(normal + lam I) x = rhs`` for every batch element by conjugate gradients.
 
-    Gradients flow to ``rhs`` and ``lam`` by the implicit function theorem: the backward pass
-    solves the same system with the incoming gradient, so memory does not grow with ``max_iter``.
-    They are those of the exact solution; a solve cut short by ``max_iter`` has approximate ones.
-    Tensors captured by ``normal`` and ``x0`` get no gradient.
+    Gradients flow to ``rhs``, ``lam`` and ``parameters`` by the implicit function theorem: the
+    backward pass solves the same system with the incoming gradient, so memory does not grow with
+    ``max_iter``. They are those of the exact solution; a solve cut short by ``max_iter`` has
+    approximate ones. ``x0`` and tensors that ``normal`` captures get no gradient.
 
     Args:
         normal: Self-adjoint positive semi-definite operator, (B, *N) -> (B, *N), that does not
-            mix batch elements.
+            mix batch elements; called as ``normal(x, *parameters)``.
         rhs: (B, *N) real or complex, float32 or float64 precision.
         lam: >= 0: number, scalar tensor or (B,) real.
         x0: (B, *N) start; zero by default.
         max_iter: Most iterations.
         tol: A batch element stops, and stays as it is bit for bit, once its residual norm is at
             most ``tol`` times that of its right-hand side.
+        parameters: Tensors that ``normal`` depends on and that may require gradients.
 
     Returns:
         (B, *N). A zero right-hand side gives zero; NaN in one batch element stays in it.
@@ -49,7 +51,7 @@ def cg_solve(
     """
     weight = _check_solve(rhs, lam, x0, max_iter, tol)
     _native.load()
-    return _Solve.apply(normal, rhs, weight, x0, max_iter, tol)
+    return _Solve.apply(normal, rhs, weight, x0, max_iter, tol, *parameters)
 
 
 def cg_data_consistency(
@@ -65,7 +67,7 @@ def cg_data_consistency(
     """Proximal step of data consistency: solve ``(A^H W A + lam I) x = rhs + lam z``.
 
     The block of MoDL (Aggarwal, Mani and Jacob, IEEE TMI 38, 2019), started at ``z``.
-    Differentiable with respect to ``image``, ``rhs`` and ``lam``; not maps and kernel.
+    Differentiable with respect to every tensor, by implicit differentiation (:func:`cg_solve`).
 
     Args:
         image: (B, *N) complex, the denoised image z.
@@ -82,22 +84,17 @@ def cg_data_consistency(
     Raises:
         TypeError: As in :func:`cg_solve` and :func:`~sagittal_core.ops.toeplitz_normal`.
         ValueError: As in :func:`cg_solve` and :func:`~sagittal_core.ops.toeplitz_normal`.
-        NotImplementedError: ``maps`` or ``kernel`` require a gradient.
     """
-    if torch.is_grad_enabled() and (maps.requires_grad or kernel.requires_grad):
-        raise NotImplementedError(
-            "cg_data_consistency gives no gradient to maps and kernel; detach them, or unroll "
-            "gradient steps with toeplitz_normal"
-        )
     weight = _check_solve(rhs, lam, image, max_iter, tol)
     column = weight.reshape(-1, *(1,) * (rhs.dim() - 1))
     return cg_solve(
-        lambda x: toeplitz_normal(x, maps, kernel),
+        toeplitz_normal,
         rhs + column * image,
         weight,
         image.detach(),
         max_iter=max_iter,
         tol=tol,
+        parameters=(maps, kernel),
     )
 
 
@@ -170,23 +167,57 @@ class _Solve(torch.autograd.Function):
         x0: Tensor | None,
         max_iter: int,
         tol: float,
+        *parameters: Tensor,
     ) -> Tensor:
-        solution = _iterate(normal, rhs, weight, x0, max_iter, tol)
+        solution = _iterate(lambda x: normal(x, *parameters), rhs, weight, x0, max_iter, tol)
         if x0 is not None and solution.data_ptr() == x0.data_ptr():
             solution = solution.clone()
-        ctx.save_for_backward(solution, weight)
+        ctx.save_for_backward(solution, weight, *parameters)
         ctx.normal, ctx.max_iter, ctx.tol = normal, max_iter, tol
         return solution
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        solution, weight = ctx.saved_tensors
-        adjoint = cg_solve(ctx.normal, grad, weight, max_iter=ctx.max_iter, tol=ctx.tol)
+        solution, weight, *parameters = ctx.saved_tensors
+        adjoint = cg_solve(
+            ctx.normal,
+            grad,
+            weight,
+            max_iter=ctx.max_iter,
+            tol=ctx.tol,
+            parameters=tuple(parameters),
+        )
         for_weight = None
         if ctx.needs_input_grad[2]:
             per_element = -(adjoint.conj() * solution).real.reshape(len(solution), -1).sum(1)
             for_weight = per_element if len(weight) == len(solution) else per_element.sum(0, True)
-        return None, adjoint, for_weight, None, None, None
+        needed = ctx.needs_input_grad[6:]
+        found = _parameter_gradients(ctx.normal, solution, adjoint, parameters, needed)
+        return None, adjoint, for_weight, None, None, None, *found
+
+
+def _parameter_gradients(
+    normal: Normal,
+    solution: Tensor,
+    adjoint: Tensor,
+    parameters: list[Tensor],
+    needed: tuple[bool, ...],
+) -> list[Tensor | None]:
+    """``-d <adjoint, normal(solution, *parameters)> / d parameters`` at a fixed solution."""
+    if not any(needed):
+        return [None] * len(parameters)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Under double differentiation the solution depends on the parameters as well; views of
+        # them stand for the operator's own dependence alone.
+        own = [
+            p.view_as(p) if again else p.detach().requires_grad_(need)
+            for p, need in zip(parameters, needed, strict=True)
+        ]
+        product = normal(solution if again else solution.detach(), *own)
+        wanted = [p for p, need in zip(own, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(product, wanted, -adjoint, create_graph=again))
+    return [next(found) if need else None for need in needed]
 
 
 def _fake_step(

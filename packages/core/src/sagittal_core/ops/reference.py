@@ -115,9 +115,24 @@ def interp(
     return samples
 
 
+def toeplitz_turn(x: Tensor, modulation: Tensor) -> Tensor:
+    """``y_k0 = x_k^T`` and ``y_k1 = (m x_k)^T``: (K, n, rest), (n,) -> (K, 2, rest, n)."""
+    turned = x.transpose(1, 2)
+    return torch.stack([turned, turned * modulation], 1)
+
+
+def toeplitz_unturn(x: Tensor, modulation: Tensor) -> Tensor:
+    """Adjoint of turn, ``(x_k0 + conj(m) x_k1)^T``: (K, 2, rest, n), (n,) -> (K, n, rest)."""
+    # Not conj(): its lazy view is not resolved when a compiled graph calls this function.
+    summed = x[:, 0] + torch.conj_physical(modulation) * x[:, 1]
+    return summed.transpose(1, 2).contiguous()
+
+
 def toeplitz_expand(image: Tensor, maps: Tensor, modulation: Tensor) -> Tensor:
-    """``u_bc = m S_bc x_b``: (B, *N), (B or 1, C, *N), (*N) -> (B, C, *N)."""
-    return (image * modulation)[:, None] * maps
+    """Turn ``S_bc x_b``: (B, *N), (B or 1, C, *N), (N0,) -> (B, C, 2, N1, .., N0)."""
+    coils = image[:, None] * maps
+    turned = toeplitz_turn(coils.flatten(0, 1).flatten(2), modulation)
+    return turned.reshape(*coils.shape[:2], 2, *coils.shape[3:], coils.shape[2])
 
 
 def toeplitz_filter(spectrum: Tensor, kernel: Tensor) -> Tensor:
@@ -128,10 +143,11 @@ def toeplitz_filter(spectrum: Tensor, kernel: Tensor) -> Tensor:
 def toeplitz_reduce(
     coil_images: Tensor, maps: Tensor, modulation: Tensor, partial: Tensor
 ) -> Tensor:
-    """``partial_b + conj(m) sum_c conj(S_bc) v_bc``: (B, *N)."""
-    # Not conj(): its lazy view is not resolved when a compiled graph calls this function.
-    coils = (torch.conj_physical(maps) * coil_images).sum(1)
-    return partial + torch.conj_physical(modulation) * coils
+    """``partial_b + sum_c conj(S_bc) v_bc``, v the unturned (B, C, 2, N1, .., N0): (B, *N)."""
+    lead, inner = coil_images.shape[:2], coil_images.shape[3:-1]
+    flat = coil_images.reshape(math.prod(lead), 2, math.prod(inner), coil_images.shape[-1])
+    coils = toeplitz_unturn(flat, modulation).reshape(*lead, *partial.shape[1:])
+    return partial + (torch.conj_physical(maps) * coils).sum(1)
 
 
 def cg_step(

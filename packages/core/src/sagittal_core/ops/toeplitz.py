@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 
 from sagittal_core.ops import _library, _native, reference
-from sagittal_core.ops.gridding import check_trajectory, fourier
+from sagittal_core.ops.gridding import check_trajectory
 from sagittal_core.ops.nufft import nufft_type1
 
 # The kernel is computed once per trajectory, always in double precision.
 _KERNEL_TOL = {torch.float32: 1e-9, torch.float64: 1e-12}
+# Coils go through together as long as their spectra stay in a shared cache.
+_SPECTRUM_BYTES = 4 << 20
 
 
 def toeplitz_kernel(trajectory: Tensor, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -42,8 +44,8 @@ def toeplitz_kernel(trajectory: Tensor, weights: Tensor, shape: tuple[int, ...])
         shape: Image shape N, d entries.
 
     Returns:
-        (2**d, *N) or (T, 2**d, *N) real, dtype of ``trajectory``, no gradient. Needs working
-        memory for about 4**d times the image in complex128.
+        (2**d, *N) or (T, 2**d, *N) real, dtype of ``trajectory``, differentiable with respect to
+        weights and trajectory. Needs working memory for about 4**d times the image in complex128.
 
     Raises:
         TypeError: dtypes differ or are not real.
@@ -66,13 +68,15 @@ def toeplitz_kernel(trajectory: Tensor, weights: Tensor, shape: tuple[int, ...])
     if not bool((weights >= 0).all()):
         raise ValueError("weights must be >= 0 and not NaN")
     double = tuple(2 * n for n in shape)
-    samples = weights.detach().double().expand(*frames, trajectory.shape[-2]).to(torch.complex128)
-    omega = trajectory.detach().double()
+    samples = weights.double().expand(*frames, trajectory.shape[-2]).to(torch.complex128)
+    omega = trajectory.double()
     response = nufft_type1(samples, omega, double, _KERNEL_TOL[trajectory.dtype])
     axes = tuple(range(-len(shape), 0))
+    # Lag -N occurs in no difference of two pixels, and has no partner at +N.
+    paired = torch.ones(double, dtype=torch.float64, device=omega.device)
     for axis in axes:
-        # Lag -N occurs in no difference of two pixels, and has no partner at +N.
-        response.select(axis, 0).zero_()
+        paired.select(axis, 0).zero_()
+    response = response * paired
     spectrum = torch.fft.fftn(torch.fft.ifftshift(response, dim=axes), dim=axes).real
     phases = []
     for bits in itertools.product((0, 1), repeat=len(shape)):
@@ -83,18 +87,10 @@ def toeplitz_kernel(trajectory: Tensor, weights: Tensor, shape: tuple[int, ...])
 
 
 @lru_cache(maxsize=16)
-def _modulations(
-    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, ...]:
-    """``m_b`` for every b, each (*N)."""
-    found = []
-    for bits in itertools.product((0, 1), repeat=len(shape)):
-        phase = torch.zeros((), dtype=torch.float64, device=device)
-        for bit, n in zip(bits, shape, strict=True):
-            step = bit * torch.arange(n, dtype=torch.float64, device=device) * (math.pi / n)
-            phase = phase[..., None] + step
-        found.append(torch.polar(torch.ones_like(phase), -phase).to(dtype))
-    return tuple(found)
+def _modulation(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``exp(-i pi k / n)`` for k = 0..n-1."""
+    phase = torch.arange(n, dtype=torch.float64, device=device) * (-math.pi / n)
+    return torch.polar(torch.ones_like(phase), phase).to(dtype)
 
 
 def toeplitz_normal(
@@ -128,14 +124,36 @@ def toeplitz_normal(
     if isinstance(lam, Tensor) and lam.dim():
         weight = lam.reshape(-1, *(1,) * (image.dim() - 1))
     out = image * weight
-    modulations = _modulations(tuple(image.shape[1:]), image.dtype, image.device)
-    for phase, modulation in enumerate(modulations):
-        coil_images = torch.ops.sagittal.toeplitz_expand(image, maps, modulation)
-        spectrum = fourier(coil_images, dims)
-        spectrum = torch.ops.sagittal.toeplitz_filter(spectrum, kernel[:, phase])
-        coil_images = fourier(spectrum, dims, inverse=True)
-        out = torch.ops.sagittal.toeplitz_reduce(coil_images, maps, modulation, out)
+    if image.numel() == 0 or maps.shape[1] == 0:
+        return out
+    each = image.numel() * image.element_size() * 2**dims
+    for part in maps.split(max(1, _SPECTRUM_BYTES // each), 1):
+        out = _add_coils(image, part, kernel, out)
     return out
+
+
+def _add_coils(image: Tensor, maps: Tensor, kernel: Tensor, partial: Tensor) -> Tensor:
+    """``partial`` plus the normal operator of some coils.
+
+    The transform of an axis is shared by all phases of the axes after it, and runs along the last,
+    contiguous axis: the operators between the transforms turn the next axis there. In two
+    dimensions that leaves 12 of the 16 passes of one-dimensional transforms, in three 28 of 48.
+    """
+    shape, ops = tuple(image.shape[1:]), torch.ops.sagittal
+    modulations = [_modulation(n, image.dtype, image.device) for n in shape]
+    spectrum = torch.fft.fft(ops.toeplitz_expand(image, maps, modulations[0]))
+    turned = spectrum.shape
+    for n, modulation in zip(shape[1:], modulations[1:], strict=True):
+        rest = math.prod(shape) // n
+        spectrum = torch.fft.fft(ops.toeplitz_turn(spectrum.reshape(-1, n, rest), modulation))
+    whole = spectrum.reshape(*turned[:2], 2 ** len(shape), *shape)
+    spectrum = ops.toeplitz_filter(whole, kernel)
+    for n, modulation in zip(shape[:0:-1], modulations[:0:-1], strict=True):
+        rest = math.prod(shape) // n
+        coils = torch.fft.ifft(spectrum.reshape(-1, 2, rest, n))
+        spectrum = ops.toeplitz_unturn(coils, modulation)
+    coils = torch.fft.ifft(spectrum.reshape(turned))
+    return ops.toeplitz_reduce(coils, maps, modulations[0], partial)
 
 
 def _check_normal(image: Tensor, maps: Tensor, kernel: Tensor) -> Tensor:
@@ -173,7 +191,15 @@ def _like_batch(grad: Tensor, like: Tensor) -> Tensor:
 
 
 def _fake_expand(image: Tensor, maps: Tensor, modulation: Tensor) -> Tensor:
-    return image.new_empty(image.shape[0], *maps.shape[1:])
+    return image.new_empty(image.shape[0], maps.shape[1], 2, *image.shape[2:], image.shape[1])
+
+
+def _fake_turn(x: Tensor, modulation: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], 2, x.shape[2], x.shape[1])
+
+
+def _fake_unturn(x: Tensor, modulation: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[3], x.shape[2])
 
 
 def _fake_filter(spectrum: Tensor, kernel: Tensor) -> Tensor:
@@ -182,6 +208,13 @@ def _fake_filter(spectrum: Tensor, kernel: Tensor) -> Tensor:
 
 def _fake_reduce(coil_images: Tensor, maps: Tensor, modulation: Tensor, partial: Tensor) -> Tensor:
     return partial.new_empty(partial.shape)
+
+
+def _unturned(x: Tensor, modulation: Tensor) -> Tensor:
+    """Unturn (B, C, 2, N1, .., N0) -> (B, C, *N)."""
+    n, inner = x.shape[-1], x.shape[3:-1]
+    flat = x.reshape(math.prod(x.shape[:2]), 2, math.prod(inner), n)
+    return torch.ops.sagittal.toeplitz_unturn(flat, modulation).reshape(*x.shape[:2], n, *inner)
 
 
 def _setup_expand(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -193,11 +226,23 @@ def _expand_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     image, maps, modulation = ctx.saved_tensors
     for_image = for_maps = None
     if ctx.needs_input_grad[0]:
-        empty = grad.new_zeros(grad.shape[0], *grad.shape[2:])
+        empty = grad.new_zeros(grad.shape[0], grad.shape[-1], *grad.shape[3:-1])
         for_image = torch.ops.sagittal.toeplitz_reduce(grad, maps, modulation, empty)
     if ctx.needs_input_grad[1]:
-        for_maps = _like_batch((image * modulation).conj()[:, None] * grad, maps)
+        for_maps = _like_batch(image.conj()[:, None] * _unturned(grad, modulation), maps)
     return for_image, for_maps, None
+
+
+def _setup_turn(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _turn_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return torch.ops.sagittal.toeplitz_unturn(grad, *ctx.saved_tensors), None
+
+
+def _unturn_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return torch.ops.sagittal.toeplitz_turn(grad, *ctx.saved_tensors), None
 
 
 def _setup_filter(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -226,17 +271,21 @@ def _reduce_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.needs_input_grad[0]:
         for_coils = torch.ops.sagittal.toeplitz_expand(grad, maps, modulation)
     if ctx.needs_input_grad[1]:
-        moved = (grad.conj() * modulation.conj())[:, None] * coil_images
+        moved = grad.conj()[:, None] * _unturned(coil_images, modulation)
         for_maps = _like_batch(moved, maps)
     # A copy: an operator's gradient must not be the tensor it was given.
     return for_coils, for_maps, None, grad.clone() if ctx.needs_input_grad[3] else None
 
 
 _library.register("toeplitz_expand", reference.toeplitz_expand, _fake_expand)
+_library.register("toeplitz_turn", reference.toeplitz_turn, _fake_turn)
+_library.register("toeplitz_unturn", reference.toeplitz_unturn, _fake_unturn)
 _library.register("toeplitz_filter", reference.toeplitz_filter, _fake_filter)
 _library.register("toeplitz_reduce", reference.toeplitz_reduce, _fake_reduce)
 for _name, _backward, _setup in (
     ("toeplitz_expand", _expand_backward, _setup_expand),
+    ("toeplitz_turn", _turn_backward, _setup_turn),
+    ("toeplitz_unturn", _unturn_backward, _setup_turn),
     ("toeplitz_filter", _filter_backward, _setup_filter),
     ("toeplitz_reduce", _reduce_backward, _setup_reduce),
 ):
