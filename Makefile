@@ -13,7 +13,7 @@ PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv data demo test study backends lint bench clean
+.PHONY: help venv data demo test study backends fuzz lint bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -59,6 +59,12 @@ study: data ## the long tests, minutes to hours
 backends: data ## the op tests again, compiled at run time and on the pure-torch reference
 	SAGITTAL_OPS=jit $(PYTEST) tests/kernels
 	env -u SAGITTAL_REQUIRE_NATIVE SAGITTAL_OPS=reference $(PYTEST) tests/kernels
+
+FUZZ := $(BIN)/python tests/fuzz/fuzz_ops.py
+PRELOAD := $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)
+fuzz: venv ## 10,000 random cases of every compiled op under ASan and UBSan (ARGS="--cases N op ...")
+	LIBRARY=$$($(FUZZ) --build) && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(PRELOAD)" \
+	  $(FUZZ) --library $$LIBRARY $(ARGS)
 
 lint: $(VENV)/.packages ## ruff, mypy, import contracts, clang-format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
