@@ -220,27 +220,37 @@ def interp(d: Draw) -> tuple:
     return grid, *gridding(p), list(p.tiles)
 
 
-def coil_images(d: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images (B, *N), maps (B or 1, C, *N), a modulation (*N) and coil images (B, C, *N)."""
-    shape = [d.size(1, 12) for _ in range(d.random.randint(1, 3))]
-    batch, coils, dtype = d.size(0, 4), d.size(1, 6), complex_of(d)
+def toeplitz_turn(d: Draw) -> tuple:
+    dtype, shape = complex_of(d), (d.size(0, 6), d.size(1, 40), d.size(1, 60))
+    return d.smooth(*shape, dtype=dtype), d.smooth(shape[1], dtype=dtype)
+
+
+def toeplitz_unturn(d: Draw) -> tuple:
+    dtype, shape = complex_of(d), (d.size(0, 6), 2, d.size(1, 60), d.size(1, 40))
+    return d.smooth(*shape, dtype=dtype), d.smooth(shape[3], dtype=dtype)
+
+
+def coil_images(d: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (B, *N), maps (B or 1, C, *N) and a modulation (N0,)."""
+    shape = [d.size(1, 14) for _ in range(d.random.randint(2, 3))]
+    batch, coils, dtype = d.size(1, 4), d.size(1, 6), complex_of(d)
     maps = d.smooth(d.random.choice([1, batch]), coils, *shape, dtype=dtype)
-    each = d.smooth(batch, coils, *shape, dtype=dtype)
-    return d.smooth(batch, *shape, dtype=dtype), maps, d.smooth(*shape, dtype=dtype), each
+    return d.smooth(batch, *shape, dtype=dtype), maps, d.smooth(shape[0], dtype=dtype)
 
 
 def toeplitz_expand(d: Draw) -> tuple:
-    return coil_images(d)[:3]
+    return coil_images(d)
 
 
 def toeplitz_filter(d: Draw) -> tuple:
-    each = coil_images(d)[3]
-    return each, d.smooth(d.random.choice([1, len(each)]), *each.shape[2:])
+    _, maps, _ = coil_images(d)
+    return maps, d.smooth(d.random.choice([1, len(maps)]), *maps.shape[2:])
 
 
 def toeplitz_reduce(d: Draw) -> tuple:
-    image, maps, modulation, each = coil_images(d)
-    return each, maps, modulation, image
+    image, maps, modulation = coil_images(d)
+    shape = (len(image), maps.shape[1], 2, *image.shape[2:], image.shape[1])
+    return d.smooth(*shape, dtype=image.dtype), maps, modulation, image
 
 
 def cg_step(d: Draw) -> tuple:
@@ -268,6 +278,7 @@ OPERATORS: dict[str, Operator] = {
             (reference_sparse, True, (sparse_decode, sparse_decode_backward)),
             (reference_sparse, True, (sparse_encode_backward,)),
             (reference, False, (spread, interp, toeplitz_expand, toeplitz_filter)),
+            (reference, False, (toeplitz_turn, toeplitz_unturn)),
             (reference, False, (toeplitz_reduce, cg_step)),
         )
         for draw in draws

@@ -254,6 +254,31 @@ def test_csr_and_padded_codes_decode_alike():
     torch.testing.assert_close(found, sparse_decode(*codes[:2], decoder, shift))
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_values_that_are_not_finite_stay_in_their_row_and_feature(bad):
+    weight, bias = torch.randn(6, 40), torch.randn(40)
+    indices, values = torch.randint(5, (30, 3)), torch.rand(30, 3)
+    indices[7], values[7, 1] = torch.tensor([0, 5, 2]), bad
+    found = sparse_decode(indices, values, weight, bias)
+    wanted = reference_sparse.sparse_decode(indices, values, None, weight, bias, [6])[0]
+    torch.testing.assert_close(found, wanted, equal_nan=True)
+    assert (~found.isfinite().all(1)).nonzero().flatten().tolist() == [7]
+    grad = torch.randn(1, 30, 40)
+    _, for_weight = OPS.sparse_decode_backward(grad, indices, values, None, weight, [6])
+    assert (~for_weight.isfinite().all(1)).nonzero().flatten().tolist() == [5]
+
+
+def test_more_products_than_int32_counts(native):
+    if native.mode == "reference":
+        pytest.skip("the reference stores all N k D products")
+    n, k, d = 33_000, 64, 1024
+    assert n * k * d > 2**31  # the (N, k, D) temporary of a gather would take 8 GB
+    weight = torch.arange(4 * d, dtype=torch.float32).view(4, d) % 7
+    indices, values = torch.arange(k).remainder(4).expand(n, k), torch.ones(n, k)
+    found = sparse_decode(indices, values, weight, torch.zeros(d))
+    assert torch.equal(found[[0, -1]], (weight.sum(0) * (k // 4)).expand(2, d))
+
+
 def test_wrong_codes_are_errors():
     weight, bias = torch.randn(5, 3), torch.randn(3)
     good, values = torch.zeros(2, 2, dtype=torch.int64), torch.ones(2, 2)

@@ -190,7 +190,9 @@ def _check_vector(vector: Tensor, name: str, length: int) -> None:
 
 def _check_dtype(first: Tensor, first_name: str = "x", **others: Tensor | None) -> None:
     if first.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{first_name} must be float32 or float64, got {first.dtype}")
+        raise TypeError(
+            f"{first_name} must be float32 or float64, got {first.dtype}; convert it with .float()"
+        )
     for name, tensor in others.items():
         if tensor is not None and tensor.dtype != first.dtype:
             raise TypeError(f"{name} must be {first.dtype} as {first_name}, got {tensor.dtype}")
