@@ -103,6 +103,17 @@ def test_plan_gives_the_same_bits():
         nufft_type2(x, omega, 1e-6, plan=plan)
 
 
+def test_a_changed_trajectory_gets_a_plan_of_its_own():
+    omega, x = frequencies(40, 2), complex_randn(9, 10)
+    before = nufft_type2(x, omega)
+    assert torch.equal(nufft_type2(x, omega.clone()), before)
+    omega[7] *= 0.5  # in place: the same tensor, other numbers
+    found = nufft_type2(x, omega)
+    assert relative(found, reference.nudft_type2(x, omega)) < 1e-4
+    assert relative(nufft_type2(x, omega, 1e-9), reference.nudft_type2(x, omega)) < 1e-9
+    assert not torch.equal(found[7], before[7])
+
+
 @pytest.mark.parametrize("shape", [(64, 70), (20, 18, 22)])
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
 def test_same_bits_on_one_and_two_threads(shape, dtype, threads):
@@ -207,6 +218,31 @@ def test_opcheck():
     ops = torch.ops.sagittal
     torch.library.opcheck(ops.spread, (samples, *arguments, plan.grid_shape, plan.tiles))
     torch.library.opcheck(ops.interp, (grid, *arguments, plan.tiles))
+
+
+def test_ten_runs_give_the_same_bits(threads):
+    threads(2)
+    omega = frequencies(3000, 2, dtype=torch.float32)
+    x = complex_randn(5, 48, 52, dtype=torch.complex64)
+    y = complex_randn(5, 3000, dtype=torch.complex64)
+    forward, backward = nufft_type2(x, omega), nufft_type1(y, omega, (48, 52))
+    for _ in range(9):
+        assert torch.equal(nufft_type2(x, omega), forward)
+        assert torch.equal(nufft_type1(y, omega, (48, 52)), backward)
+
+
+def test_fake_kernels_take_sizes_beyond_32_bits():
+    """More than 2^31 cells and samples, without their memory."""
+    with torch.device("meta"):
+        samples = torch.empty(4, 64, 1 << 24, dtype=torch.complex64)
+        points = torch.empty(4, 1 << 24, 3, dtype=torch.float64)
+        order = torch.empty(4, 1 << 24, dtype=torch.int64)
+        offsets = torch.empty(4, (1 << 21) + 1, dtype=torch.int64)
+        coefficients = torch.empty(8, 6, dtype=torch.float64)
+    rest, ops = (points, order, offsets, coefficients), torch.ops.sagittal
+    grid = ops.spread(samples, *rest, (1024, 1024, 1024), (128, 128, 128))
+    assert grid.shape == (4, 64, 1024, 1024, 1024)
+    assert ops.interp(grid, *rest, (128, 128, 128)).shape == samples.shape
 
 
 def test_gridding_gives_no_gradient_to_points():

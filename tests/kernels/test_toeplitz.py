@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from sagittal_core.ops import nufft_type1, nufft_type2, reference, toeplitz_kernel, toeplitz_normal
+from sagittal_core.ops import (
+    nufft_type1,
+    nufft_type2,
+    reference,
+    toeplitz,
+    toeplitz_kernel,
+    toeplitz_normal,
+)
 
 
 def problem(shape, batch=2, coils=3, count=60, dtype=torch.complex128):
@@ -144,6 +151,43 @@ def test_same_bits_on_one_and_two_threads(threads):
         threads(count)
         results.append(toeplitz_normal(image, maps, kernel, 0.1))
     assert torch.equal(*results)
+
+
+def test_no_coils_and_no_batch():
+    omega, weights, image, maps = problem((6, 7))
+    kernel = toeplitz_kernel(omega, weights, (6, 7))
+    assert torch.equal(toeplitz_normal(image, maps[:, :0], kernel, 0.5), 0.5 * image)
+    assert toeplitz_normal(image[:0], maps[:0], kernel).shape == (0, 6, 7)
+
+
+def test_nan_stays_in_its_image():
+    omega, weights, image, maps = problem((6, 7))
+    kernel = toeplitz_kernel(omega, weights, (6, 7))
+    wanted = toeplitz_normal(image, maps, kernel)[1]
+    image[0, 2, 3] = math.nan
+    found = toeplitz_normal(image, maps, kernel)
+    assert found[0].isnan().all()
+    torch.testing.assert_close(found[1], wanted, rtol=1e-13, atol=1e-13)
+
+
+def test_non_contiguous_and_conjugated_views():
+    omega, weights, image, maps = problem((6, 7))
+    kernel = toeplitz_kernel(omega, weights, (6, 7))
+    wanted = toeplitz_normal(image, maps, kernel)
+    found = toeplitz_normal(
+        image.transpose(1, 2).contiguous().transpose(1, 2),
+        maps.conj().resolve_conj().conj(),
+        kernel.transpose(1, 2).contiguous().transpose(1, 2),
+    )
+    assert torch.equal(found, wanted)
+
+
+def test_many_coils_go_in_groups():
+    omega, weights, image, maps = problem((64, 64), batch=1, coils=50, dtype=torch.complex64)
+    kernel = toeplitz_kernel(omega, weights, (64, 64))
+    assert image.numel() * 8 * 4 * 50 > toeplitz._SPECTRUM_BYTES  # more than one group
+    parts = (toeplitz_normal(image, part, kernel) for part in maps.split(7, 1))
+    assert relative(toeplitz_normal(image, maps, kernel), sum(parts)) < 1e-6
 
 
 def test_bad_arguments_say_what_is_wrong():

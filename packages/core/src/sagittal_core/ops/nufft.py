@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sagittal_core.ops import _library, _native, reference
-from sagittal_core.ops.gridding import NufftPlan, check_trajectory, fourier, nufft_plan
+from sagittal_core.ops.gridding import NufftPlan, check_trajectory, fourier, recent_plan
 
 _SMALLEST_TOL = {torch.complex64: 1e-6, torch.complex128: 1e-13}
 
@@ -40,7 +40,8 @@ def nufft_type2(
             radians per pixel in [-pi, pi]. -pi and pi are the same frequency on even-sized images.
         tol: Relative l2 error; at least 1e-6 in complex64, 1e-13 in complex128.
         backend: ``"sagittal"``, or ``"torchkbnufft"`` (its own accuracy, no trajectory gradient).
-        plan: :func:`nufft_plan` of this trajectory and shape; sorts the points only once.
+        plan: :func:`nufft_plan` of this trajectory and shape; without it, those of the last four
+            trajectories are remembered.
 
     Returns:
         (..., M) samples, or (T, ..., M); dtype of ``image``.
@@ -145,7 +146,7 @@ def _resolve_plan(
     plan: NufftPlan | None, trajectory: Tensor, shape: tuple[int, ...], tol: float
 ) -> NufftPlan:
     if plan is None:
-        return nufft_plan(trajectory, shape, tol)
+        return recent_plan(trajectory, shape, tol)
     frames, count, _ = plan.points.shape
     wanted = ((frames, count) if plan.framed else (count,), plan.shape)
     if wanted != (tuple(trajectory.shape[:-1]), shape) or plan.tol > tol:
