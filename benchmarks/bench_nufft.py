@@ -194,7 +194,8 @@ def normals(case: Case, tol: float) -> tuple[dict[str, Ways], dict[str, Tensor]]
         "torch polyphase": polyphase,
         "its FFTs alone": fft_alone,
     }
-    _add_compiled(ways, polyphase)
+    if case not in QUICK:  # compiling takes longer than all the rest
+        _add_compiled(ways, polyphase)
     _add_kb_normal(ways, omega, maps, image)
     wide = omega.double()
     samples = nufft_type2((maps[0] * image).to(torch.complex128), wide, 1e-9)
