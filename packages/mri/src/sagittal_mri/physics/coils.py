@@ -63,15 +63,19 @@ def espirit_maps(
 
     vectors = _signal_subspace(calibration, kernel, threshold)  # (n, C, k, k)
     field = _projection_field(vectors, kernel, shape)  # (H, W, C, C)
-    values, eigenvectors = torch.linalg.eigh(field)
-    leading = eigenvectors[..., -1].movedim(-1, 0)  # (C, H, W)
+    # The leading eigenvalue is at most the trace, so pixels of a smaller trace have no signal.
+    candidates = field.diagonal(dim1=-2, dim2=-1).sum(-1).real >= crop
+    values, vectors = _leading_eigenvector(field[candidates])
+    leading = field.new_zeros(coils, *shape)
+    leading[:, candidates] = vectors.T
 
-    # eigh leaves the phase of each pixel arbitrary: fix it by the dominant virtual coil.
+    # The phase of each pixel's eigenvector is arbitrary: fix it by the dominant virtual coil.
     flat = calibration.reshape(coils, -1)
     dominant = torch.linalg.eigh(flat @ flat.mH)[1][:, -1]
     virtual = torch.einsum("c,chw->hw", dominant.conj(), leading)
     maps = leading * torch.polar(torch.ones_like(virtual.real), -virtual.angle())
-    support = values[..., -1] >= crop
+    support = torch.zeros(shape, dtype=torch.bool, device=field.device)
+    support[candidates] = values >= crop
     if not bool(support.any()):
         raise ValueError(
             f"espirit_maps: no pixel's eigenvalue reaches {crop} with a {height} x {width} block "
@@ -99,9 +103,41 @@ def _projection_field(vectors: Tensor, kernel: int, shape: tuple[int, int]) -> T
     coarse = torch.fft.ifft2(vectors, s=(grid, grid), norm="forward")
     product = torch.einsum("nchw,ndhw->cdhw", coarse, coarse.conj())
     lags = torch.fft.fftshift(torch.fft.fft2(product, norm="forward"), dim=(-2, -1))
-    pad_h, pad_w = shape[0] - grid, shape[1] - grid
-    top, left = shape[0] // 2 - grid // 2, shape[1] // 2 - grid // 2
-    lags = functional.pad(lags, (left, pad_w - left, top, pad_h - top))
-    field = torch.fft.ifft2(torch.fft.ifftshift(lags, dim=(-2, -1)), norm="forward")
-    field = torch.fft.fftshift(field, dim=(-2, -1)) / kernel**2
-    return field.permute(2, 3, 0, 1)
+    # Lag l stands at index l + kernel; the centred image is a transform of phase-shifted lags, and
+    # the phase ramps on both sides cost less than shifting C x C images.
+    for dim, size in ((-2, shape[0]), (-1, shape[1])):
+        lags = lags * _ramp(grid, -(size // 2), size, dim)
+    field = torch.fft.ifft2(lags, s=shape, norm="forward")
+    for dim, size in ((-2, shape[0]), (-1, shape[1])):
+        field = field * _ramp(size, -kernel, size, dim, start=-(size // 2))
+    return field.permute(2, 3, 0, 1) / kernel**2
+
+
+def _ramp(count: int, shift: int, size: int, dim: int, *, start: int = 0) -> Tensor:
+    """``exp(2 pi i shift (start + n) / size)`` for n < count, along axis ``dim`` (-2 or -1)."""
+    turns = (shift * (start + torch.arange(count, dtype=torch.float64)) / size) % 1.0
+    ramp = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns).to(torch.complex64)
+    return ramp.unsqueeze(-1) if dim == -2 else ramp
+
+
+def _leading_eigenvector(matrices: Tensor, *, squarings: int = 8) -> tuple[Tensor, Tensor]:
+    """Largest eigenvalue and its eigenvector of ``(P, C, C)`` Hermitian semidefinite matrices.
+
+    Repeated squaring reaches the 2**squarings-th power, in which the leading eigenvector outweighs
+    the next by ``(lambda_1 / lambda_2)**256``; it is several times faster than a batch of full
+    eigendecompositions. Where two eigenvalues are equal to within 1 %, the vector returned lies in
+    the space that both span, as any choice there does.
+
+    Returns:
+        Values ``(P,)`` real and unit vectors ``(P, C)``.
+    """
+    power = matrices
+    for _ in range(squarings):
+        power = torch.bmm(power, power)
+        power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1).real[:, None, None]
+    # The column of the largest diagonal entry cannot be orthogonal to the leading eigenvector.
+    column = power.diagonal(dim1=-2, dim2=-1).real.argmax(-1)
+    vectors = power[torch.arange(len(power)), :, column]
+    vectors = vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    product = torch.bmm(matrices, vectors[..., None])[..., 0]
+    return (vectors.conj() * product).sum(-1).real, vectors
