@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from sagittal_core.errors import ConfigError
+from sagittal_core.verb_help import verb_help
 
 
 def load(target: str) -> Callable[..., Any]:
@@ -32,7 +34,9 @@ def run(prog: str, verb: str, target: str, args: list[str]) -> int:
     Raises:
         ConfigError: If the arguments do not fit the signature.
     """
-    # Neither jsonargparse nor a verb's module need import torch to answer --help.
+    if args in (["--help"], ["-h"]):
+        sys.stdout.write(verb_help(prog, verb, target))
+        return 0
     from argparse import ArgumentError
 
     from jsonargparse import ArgumentParser

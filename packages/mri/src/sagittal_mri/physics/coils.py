@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def root_sum_of_squares(images: Tensor, dim: int = -3) -> Tensor:
