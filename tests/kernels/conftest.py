@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -6,8 +8,14 @@ from sagittal_core.ops import backend_info
 
 @pytest.fixture(scope="session", autouse=True)
 def native():
-    """Load (and, once for all sessions, build) the kernels before any test is timed."""
-    return backend_info()
+    """Load (and, once for all sessions, build) the kernels before any test is timed.
+
+    Whoever asks for a backend by SAGITTAL_OPS gets that one tested, or an error.
+    """
+    info = backend_info()
+    wanted = os.environ.get("SAGITTAL_OPS", "auto")
+    assert wanted in ("auto", info.mode), f"asked for {wanted}, found {info.mode}: {info.reason}"
+    return info
 
 
 @pytest.fixture(autouse=True)

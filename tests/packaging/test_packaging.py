@@ -74,6 +74,8 @@ def test_release_wheel_is_complete_and_names_no_local_path(
     assert f"sagittal_{package}/__init__.py" in names
     assert f"sagittal_{package}/py.typed" in names
     assert not [n for n in names if n.endswith(".pth")]
+    (licence,) = (n for n in names if n.endswith("/licenses/LICENSE"))
+    assert release[package].read(licence) == (ROOT / "LICENSE").read_bytes()
     assert "file://" not in metadata(release[package])
 
 

@@ -22,6 +22,7 @@ from sagittal_mri.data.datamodule import SimulatedMRI
 from sagittal_mri.data.simulate import SimulatedScans
 from sagittal_mri.data.simulate_radial import SimulatedRadialMRI, SimulatedRadialScans
 from sagittal_mri.metrics import nrmse, psnr, ssim
+from sagittal_mri.physics.sense import CartesianSense
 from sagittal_mri.runs import find_run, load_model
 
 METRICS = {"PSNR (dB)": psnr, "SSIM": ssim, "NRMSE": nrmse}
@@ -101,7 +102,7 @@ def _reconstruct(
     """Magnitude images ``(1, H, W)`` of every method, the classical ones first."""
     operator, rhs = scan.operator(), scan.adjoint()
     images = {
-        "zero-filled": rhs.abs(),
+        "zero-filled" if isinstance(operator, CartesianSense) else "gridded": rhs.abs(),
         "CG-SENSE": cg_sense(operator, rhs, tuned[0], tuned[1]).abs(),
     }
     return images | {label: model(scan).abs() for label, model in models.items()}
@@ -146,7 +147,7 @@ def _tabulate(report: Report, name: str, scores: Scores, n: int, baseline: str) 
     ]
     key, gains = "PSNR (dB)", []
     for method in scores:
-        if method in ("zero-filled", "CG-SENSE"):
+        if method in ("zero-filled", "gridded", "CG-SENSE"):
             continue
         for other in ("CG-SENSE", baseline):
             if other in scores and other != method:

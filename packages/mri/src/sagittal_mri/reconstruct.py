@@ -209,7 +209,8 @@ def _report(
     images = {name: volume[middle].numpy() for name, volume in volumes.items()}
     if record.reference is not None:
         images["reference"] = record.reference[middle].numpy()
-    report = Report(f"Reconstruction of {record.source.name}")
+    # Not the file's name: a report is sent around, and names of files may identify a patient.
+    report = Report("Reconstruction of undersampled k-space")
     top = max(float(np.quantile(image, 0.999)) for image in images.values())
     panel = mosaic([list(images.values())], list(images), window=(0.0, top))
     report.picture("reconstruction", panel, f"slice {middle}")
