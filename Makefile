@@ -61,7 +61,7 @@ backends: data ## the op tests again, compiled at run time and on the pure-torch
 	env -u SAGITTAL_REQUIRE_NATIVE SAGITTAL_OPS=reference $(PYTEST) tests/kernels
 
 FUZZ := $(BIN)/python tests/fuzz/fuzz_ops.py
-PRELOAD := $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)
+PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)
 fuzz: venv ## 10,000 random cases of every compiled op under ASan and UBSan (ARGS="--cases N op ...")
 	LIBRARY=$$($(FUZZ) --build) && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(PRELOAD)" \
 	  $(FUZZ) --library $$LIBRARY $(ARGS)

@@ -187,19 +187,24 @@ def test_interrupt_says_how_to_resume(toy: Toy, config: dict) -> None:
     config["trainer"]["max_epochs"] = 100
     Path("config.yaml").write_text(yaml.safe_dump(config))
     main = Path(__file__).with_name("toy_main.py")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(main), "fit", "-c", "config.yaml"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env=dict(os.environ),
-    )
-    for _ in range(600):
-        if list(Path("runs").glob("*/checkpoints/last.ckpt")):
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+        # A shell's background job ignores SIGINT, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            for _ in range(600):
+                if list(Path("runs").glob("*/checkpoints/last.ckpt")):
+                    break
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "same command" in err
 

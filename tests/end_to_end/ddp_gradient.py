@@ -18,6 +18,13 @@ from sagittal_mri.units import UNITS
 SAMPLINGS = ("columns", "spokes")
 
 
+def wide(field: torch.Tensor) -> torch.Tensor:
+    """Double precision, so that the order of a sum does not blur the comparison."""
+    if field.is_complex():
+        return field.to(torch.complex128)
+    return field.double() if field.is_floating_point() else field
+
+
 class Objective(nn.Module):
     """The training loss as a forward pass, which is what DDP hooks into."""
 
@@ -29,6 +36,7 @@ class Objective(nn.Module):
         self.units = UNITS(network, KWeightedSSDU())
         for parameter in self.parameters():  # the zero-initialised layer would hide the others
             parameter.data.add_(0.01)
+        self.double()
 
     def forward(self, indices: list[int]) -> torch.Tensor:
         rows, columns = torch.linspace(-1, 1, 24)[:, None], torch.linspace(-1, 1, 32)[None]
@@ -39,6 +47,7 @@ class Objective(nn.Module):
         else:
             scans = SimulatedRadialScans(slices, [3, 4], acceleration=2.5, groups=4, **options)
         batch = collate([scans[i] for i in indices])
+        batch = type(batch)(*(wide(field) for field in batch))
         return self.units.loss(batch, self.units.views(batch))
 
 

@@ -256,7 +256,11 @@ def toeplitz_reduce(d: Draw) -> tuple:
 
 def cg_step(d: Draw) -> tuple:
     batch, n = d.size(0, 5), d.size(1, 600)
-    x, r, p, q = (d.smooth(batch, n) for _ in range(4))
+    x, r, p = (d.smooth(batch, n) for _ in range(3))
+    # q = A p of a diagonal A, of one sign per system: <p, q> must not be a cancelled sum, whose
+    # rounding would decide the step. A negative one takes the branch that freezes the system.
+    sign = torch.where(torch.rand(batch, 1) < 0.2, -1.0, 1.0)
+    q = p * (sign * (0.1 + torch.rand(batch, n))).to(r.real.dtype)
     stop = torch.where(torch.rand(batch) < 0.3, torch.inf, 0).to(d.dtype)
     return x, r, p, q, r.square().sum(1), stop
 
