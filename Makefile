@@ -57,8 +57,8 @@ study: data ## the long tests, minutes to hours
 	$(PYTEST) -m study $(ARGS)
 
 backends: data ## the op tests again, compiled at run time and on the pure-torch reference
-	SAGITTAL_OPS=jit $(PYTEST) tests/kernels
-	env -u SAGITTAL_REQUIRE_NATIVE SAGITTAL_OPS=reference $(PYTEST) tests/kernels
+	SAGITTAL_OPS=jit $(PYTEST) -n $(WORKERS) tests/kernels
+	env -u SAGITTAL_REQUIRE_NATIVE SAGITTAL_OPS=reference $(PYTEST) -n $(WORKERS) tests/kernels
 
 FUZZ := $(BIN)/python tests/fuzz/fuzz_ops.py
 PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)

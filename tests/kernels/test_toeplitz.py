@@ -170,7 +170,7 @@ def test_nan_stays_in_its_image():
     torch.testing.assert_close(found[1], wanted, rtol=1e-13, atol=1e-13)
 
 
-def test_non_contiguous_and_conjugated_views():
+def test_non_contiguous_and_conjugated_views(native):
     omega, weights, image, maps = problem((6, 7))
     kernel = toeplitz_kernel(omega, weights, (6, 7))
     wanted = toeplitz_normal(image, maps, kernel)
@@ -179,7 +179,9 @@ def test_non_contiguous_and_conjugated_views():
         maps.conj().resolve_conj().conj(),
         kernel.transpose(1, 2).contiguous().transpose(1, 2),
     )
-    assert torch.equal(found, wanted)
+    # The kernels copy such views first; the reference's transforms run on them, in another order.
+    bound = 1e-13 if native.mode == "reference" else 0.0
+    torch.testing.assert_close(found, wanted, rtol=bound, atol=bound)
 
 
 def test_many_coils_go_in_groups():

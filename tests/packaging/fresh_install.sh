@@ -7,8 +7,13 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 unset SAGITTAL_NO_LOCAL_DEPS
 
-git clone -q "$root" "$work/clone"
-"${PYTHON:-python3}" -m venv "$work/venv"
+if [ -d "$root/.git" ]; then
+    git -c safe.directory='*' clone -q "$root" "$work/clone"
+else # sources without a history: the packages ask for .git to know a checkout
+    mkdir -p "$work/clone/.git"
+    tar -C "$root" --exclude=./.venv --exclude=./build --exclude=./outputs -cf - . | tar -C "$work/clone" -xf -
+fi
+"${PYTHON:-$(command -v python3.11 || command -v python3)}" -m venv "$work/venv"
 "$work/venv/bin/pip" install -q "${TORCH:-torch==2.13.0}"
 cd "$work/clone"
 "$work/venv/bin/pip" install -q -e packages/mri
