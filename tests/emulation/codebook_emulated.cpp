@@ -1,0 +1,138 @@
+// The codebook kernels and kernels that test the emulator itself, behind a C interface. Each
+// function returns nullptr or a message that lives until the next call.
+#include "cuda_emulator.h"
+
+// After the emulator, which gives CUDA's words a meaning.
+#include <string>
+
+#include "codebook/codebook.cuh"
+
+namespace cb = sagittal::codebook;
+using emulator::launch;
+using emulator::Order;
+
+namespace {
+
+template <class Run>
+const char* guarded(Run run) {
+  static std::string message;
+  try {
+    run();
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
+}
+
+unsigned ceil_div(int64_t a, int64_t b) { return static_cast<unsigned>((a + b - 1) / b); }
+
+template <class T, class S, int kMicro>
+void lookup(const void* z, const void* codebook, const void* bias, bool shared, int64_t rows,
+            int64_t size, int64_t width, int64_t k, void* scores, int64_t* indices, int* found,
+            Order order, unsigned seed) {
+  const auto* given = static_cast<const T*>(bias);
+  const auto* codes = static_cast<const S*>(codebook);
+  cb::Faults faults = {0, 0, 0};
+  std::vector<T> offset(size);
+  launch({ceil_div(size, cb::kThreads / 32)}, {cb::kThreads}, order, seed, cb::offsets<T, S>, codes,
+         shared ? given : nullptr, size, width, offset.data(), &faults);
+  const bool aligned = reinterpret_cast<uintptr_t>(z) % 16 == 0 &&
+                       reinterpret_cast<uintptr_t>(codebook) % 16 == 0 &&
+                       width * sizeof(S) % 16 == 0;
+  const cb::Lookup<S> problem = {static_cast<const S*>(z), codes, rows, size, width, aligned};
+  for (int64_t pass = 0; pass < k; ++pass)
+    launch({ceil_div(rows, 16 * kMicro)}, {cb::kThreads}, order, seed, cb::lookup<T, S, kMicro>,
+           problem, offset.data(), shared ? nullptr : given, k, pass, static_cast<T*>(scores),
+           indices, &faults);
+  std::memcpy(found, &faults, sizeof(faults));
+}
+
+template <class T, class S>
+void sums(const void* z, const int64_t* order_of, const int64_t* sorted, int64_t rows, int64_t size,
+          int64_t width, void* result, int64_t* counts, int* out_of_range, Order order,
+          unsigned seed) {
+  const unsigned chunks = ceil_div(rows, cb::kChunk);
+  std::vector<int64_t> begins(size + 1);
+  std::vector<T> partials(2 * chunks * width);
+  launch({static_cast<unsigned>(size / cb::kThreads + 1)}, {cb::kThreads}, order, seed,
+         cb::count_rows, sorted, rows, size, begins.data(), counts, out_of_range);
+  const unsigned threads = std::min<unsigned>(cb::kThreads, ceil_div(width, 32) * 32);
+  if (width == 0) return;
+  launch({chunks}, {threads}, order, seed, cb::sum_chunks<T, S>, static_cast<const S*>(z), order_of,
+         sorted, begins.data(), rows, size, width, partials.data(), static_cast<T*>(result));
+  launch({static_cast<unsigned>(size)}, {threads}, order, seed, cb::join_chunks<T>, begins.data(),
+         width, partials.data(), static_cast<T*>(result));
+}
+
+void without_barrier(int* out, int salt) {
+  __shared__ int tile[64];
+  tile[threadIdx.x] = static_cast<int>(threadIdx.x) + salt;
+  out[threadIdx.x] = tile[63 - threadIdx.x];
+}
+void with_barrier(int* out, int salt) {
+  __shared__ int tile[64];
+  tile[threadIdx.x] = static_cast<int>(threadIdx.x) + salt;
+  __syncthreads();
+  out[threadIdx.x] = tile[63 - threadIdx.x];
+}
+void divergent(int* out, int) {
+  if (threadIdx.x % 2) __syncthreads();
+  out[threadIdx.x] = 1;
+}
+void returned_early(int* out, int) {
+  if (threadIdx.x == 5) return;
+  __syncthreads();
+  out[threadIdx.x] = 1;
+}
+void throws(int*, int) {
+  __syncthreads();
+  if (threadIdx.x == 9) throw std::runtime_error("thrown by thread 9");
+}
+// out[t]: a 64-bit warp sum (0 + .. + 31 in the upper half), the votes of odd lanes, a count.
+void collectives(int* out, int) {
+  int64_t sum = static_cast<int64_t>(threadIdx.x % 32) << 32;
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  const bool votes = __ballot_sync(0xffffffffu, threadIdx.x % 2) == 0xaaaaaaaau;
+  __shared__ int count;
+  if (threadIdx.x == 0) count = 0;
+  __syncthreads();
+  atomicAdd(&count, 1);
+  __syncthreads();
+  out[threadIdx.x] = votes ? static_cast<int>(sum >> 32) * 100 + count : -1;
+}
+
+}  // namespace
+
+extern "C" const char* emulate_lookup(int type, const void* z, const void* codebook,
+                                      const void* bias, int shared, int64_t rows, int64_t size,
+                                      int64_t width, int64_t k, void* scores, int64_t* indices,
+                                      int* faults, int order, unsigned seed) {
+  using Run = decltype(&lookup<float, float, 8>);
+  const Run runs[] = {lookup<float, float, 8>, lookup<double, double, 4>,
+                      lookup<float, cb::Half, 8>, lookup<float, cb::BFloat16, 8>};
+  return guarded([&] {
+    runs[type](z, codebook, bias, shared, rows, size, width, k, scores, indices, faults,
+               static_cast<Order>(order), seed);
+  });
+}
+
+extern "C" const char* emulate_sums(int type, const void* z, const int64_t* order_of,
+                                    const int64_t* sorted, int64_t rows, int64_t size,
+                                    int64_t width, void* result, int64_t* counts, int* out_of_range,
+                                    int order, unsigned seed) {
+  using Run = decltype(&sums<float, float>);
+  const Run runs[] = {sums<float, float>, sums<double, double>, sums<float, cb::Half>,
+                      sums<float, cb::BFloat16>};
+  return guarded([&] {
+    runs[type](z, order_of, sorted, rows, size, width, result, counts, out_of_range,
+               static_cast<Order>(order), seed);
+  });
+}
+
+extern "C" const char* emulate_probe(int which, int* out, int salt, int order, unsigned seed) {
+  void (*const kernels[])(int*, int) = {without_barrier, with_barrier, divergent,
+                                        returned_early,  throws,       collectives};
+  return guarded(
+      [&] { launch({1}, {64}, static_cast<Order>(order), seed, kernels[which], out, salt); });
+}

@@ -1,0 +1,193 @@
+// Runs CUDA kernels on the CPU, for tests: each thread of a block is a fiber with a stack of its
+// own, and blocks run one after the other. Barriers and shuffles are rendezvous points; between
+// them threads run in the order asked for, which samples races but proves nothing about them.
+// Shared memory keeps the last block's values. A barrier that threads leave out is an error, also
+// where they have returned; that two threads stand at different barriers is not seen.
+#pragma once
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#define SAGITTAL_EMULATE
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulator {
+
+enum class Order { kForward, kReverse, kShuffled };
+enum class State { kReady, kAtBlock, kAtWarp, kDone };
+
+struct Fiber {
+  ucontext_t context;
+  std::vector<char> stack = std::vector<char>(128 * 1024);
+  State state = State::kReady;
+  unsigned mask = 0;
+  uint64_t slot = 0;  // what the thread gives to a shuffle
+};
+
+inline std::vector<Fiber> fibers;
+inline ucontext_t scheduler;
+inline int current = 0, live = 0;
+inline std::function<void()> body;
+inline std::exception_ptr thrown;
+
+inline void enter() {
+  try {
+    body();
+  } catch (...) {
+    thrown = std::current_exception();
+  }
+  fibers[current].state = State::kDone;
+  swapcontext(&fibers[current].context, &scheduler);
+}
+
+inline void wait(State state, unsigned mask = 0) {
+  Fiber& self = fibers[current];
+  self.state = state;
+  self.mask = mask;
+  swapcontext(&self.context, &scheduler);
+}
+
+// Lets the warps go on whose lanes, as named by each one's mask, have all arrived.
+inline bool release_warps() {
+  bool moved = false;
+  for (int i = 0; i < live; ++i) {
+    if (fibers[i].state != State::kAtWarp) continue;
+    const int first = i / 32 * 32;
+    const unsigned mask = fibers[i].mask;
+    bool all = true;
+    for (int lane = 0; lane < 32; ++lane) {
+      if (!(mask >> lane & 1)) continue;
+      const int other = first + lane;
+      all = all && other < live && fibers[other].state == State::kAtWarp &&
+            fibers[other].mask == mask;
+    }
+    if (!all) continue;
+    for (int lane = 0; lane < 32; ++lane)
+      if (mask >> lane & 1) fibers[first + lane].state = State::kReady;
+    moved = true;
+  }
+  return moved;
+}
+
+inline void run_block(Order order, std::mt19937& random) {
+  std::vector<int> turns(live);
+  std::iota(turns.begin(), turns.end(), 0);
+  if (order == Order::kReverse) std::reverse(turns.begin(), turns.end());
+  for (int i = 0; i < live; ++i) {
+    Fiber& fiber = fibers[i];
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, enter, 0);
+    fiber.state = State::kReady;
+  }
+  for (;;) {
+    if (order == Order::kShuffled) std::shuffle(turns.begin(), turns.end(), random);
+    for (const int i : turns) {
+      if (fibers[i].state != State::kReady) continue;
+      current = i;
+      threadIdx = {unsigned(i) % blockDim.x, unsigned(i) / blockDim.x % blockDim.y,
+                   unsigned(i) / (blockDim.x * blockDim.y)};
+      swapcontext(&scheduler, &fibers[i].context);
+      if (thrown) std::rethrow_exception(std::exchange(thrown, nullptr));
+    }
+    int done = 0, at_block = 0;
+    for (int i = 0; i < live; ++i) {
+      done += fibers[i].state == State::kDone;
+      at_block += fibers[i].state == State::kAtBlock;
+    }
+    if (done == live) return;
+    if (at_block == live) {
+      for (int i = 0; i < live; ++i) fibers[i].state = State::kReady;
+    } else if (!release_warps()) {
+      throw std::runtime_error("divergent barrier: some threads wait where others never arrive");
+    }
+  }
+}
+
+template <class Kernel, class... Args>
+void launch(dim3 grid, dim3 block, Order order, unsigned seed, Kernel kernel, Args... args) {
+  live = static_cast<int>(block.x * block.y * block.z);
+  if (live < 1 || live > 1024) throw std::runtime_error("a block has 1 to 1024 threads");
+  if (static_cast<int>(fibers.size()) < live) fibers.resize(live);
+  std::mt19937 random(seed);
+  gridDim = grid;
+  blockDim = block;
+  body = [=] { kernel(args...); };
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x) {
+        blockIdx = {x, y, z};
+        run_block(order, random);
+      }
+}
+
+// `value` of lane `source`; undefined on a GPU where the mask leaves that lane out, an error here.
+template <class T>
+T exchange(unsigned mask, T value, int source) {
+  static_assert(sizeof(T) <= 8);
+  const int lane = current % 32, first = current - lane;
+  if (!(mask >> lane & 1)) throw std::runtime_error("a lane shuffles outside its own mask");
+  if (!(mask >> source & 1)) throw std::runtime_error("a shuffle reads a lane outside its mask");
+  std::memcpy(&fibers[current].slot, &value, sizeof(T));
+  wait(State::kAtWarp, mask);
+  std::memcpy(&value, &fibers[first + source].slot, sizeof(T));
+  wait(State::kAtWarp, mask);  // nobody overwrites a slot that has not been read
+  return value;
+}
+
+}  // namespace emulator
+
+inline void __syncthreads() { emulator::wait(emulator::State::kAtBlock); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  emulator::wait(emulator::State::kAtWarp, mask);
+}
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source) {
+  return emulator::exchange(mask, value, source & 31);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int flip) {
+  return emulator::exchange(mask, value, (emulator::current % 32) ^ flip);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned step) {
+  const int lane = emulator::current % 32, source = lane + static_cast<int>(step);
+  return emulator::exchange(mask, value, source < 32 ? source : lane);
+}
+inline unsigned __ballot_sync(unsigned mask, int vote) {
+  const int first = emulator::current / 32 * 32;
+  emulator::fibers[emulator::current].slot = vote != 0;
+  emulator::wait(emulator::State::kAtWarp, mask);
+  unsigned votes = 0;
+  for (int lane = 0; lane < 32; ++lane)
+    if (mask >> lane & 1) votes |= unsigned(emulator::fibers[first + lane].slot) << lane;
+  emulator::wait(emulator::State::kAtWarp, mask);
+  return votes;
+}
+// Fibers change only at rendezvous points, so a plain update is atomic.
+template <class T>
+T atomicAdd(T* address, T value) {
+  const T old = *address;
+  *address = old + value;
+  return old;
+}
