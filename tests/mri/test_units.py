@@ -10,7 +10,7 @@ from sagittal_mri.data.simulate import SimulatedScans
 from sagittal_mri.nn.unet import UNetDenoiser
 from sagittal_mri.nn.unrolled import UnrolledNetwork
 from sagittal_mri.partitions import SSDU, KWeightedSSDU, Supervised
-from sagittal_mri.physics.sense import RadialSense
+from sagittal_mri.physics.sense import CartesianSense, RadialSense
 from sagittal_mri.units import UNITS, residual_loss
 
 
@@ -138,3 +138,15 @@ def test_the_network_takes_radial_samples_too() -> None:
     image.abs().sum().backward()
     assert image.shape == truth.shape
     assert float((image.detach() - truth).abs().mean()) < 0.5 * float(truth.abs().mean())
+
+
+def test_nothing_is_invented_where_no_coil_sees() -> None:
+    maps = torch.randn(2, 3, 16, 20, dtype=torch.complex64)
+    maps[..., :5] = 0
+    operator = CartesianSense(maps, torch.ones(2, 1, 20, dtype=torch.bool))
+    network = UnrolledNetwork(iterations=1, channels=4, levels=1)
+    for parameter in network.parameters():  # the zero-initialised layer would hide the others
+        parameter.data.add_(0.1)
+    image = network(torch.randn(2, 16, 20, dtype=torch.complex64), operator)
+    assert (image[..., :5] == 0).all()
+    assert (image[..., 5:] != 0).all()

@@ -62,14 +62,16 @@ class UnrolledNetwork(nn.Module):
             operator: A, the physics of exactly these samples.
 
         Returns:
-            ``(B, H, W)`` complex image.
+            ``(B, H, W)`` complex image, zero outside the support of the coil maps.
         """
         weight = functional.softplus(self.weight)
         image = self._solve(operator, rhs, weight[0], torch.zeros_like(rhs))
         for index in range(self.iterations):
             denoiser = self.denoisers[index % len(self.denoisers)]
             image = self._solve(operator, rhs, weight[index], denoiser(image))
-        return image
+        # Where every map is zero A does not see the image, so no measured sample teaches it: what
+        # the denoiser leaves there is arbitrary.
+        return image * (operator.maps != 0).any(-3)
 
     def _solve(self, operator: SenseOperator, rhs: Tensor, weight: Tensor, z: Tensor) -> Tensor:
         """One data-consistency step towards the samples, from the denoised image ``z``."""
