@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -181,3 +182,21 @@ def test_offline_weights_and_biases_holds_config_and_metrics(toy_main: Main, con
     assert "val_loss" in metrics
     assert (run / "metrics.csv").is_file()
     assert not Path("wandb").exists()
+
+
+def test_no_path_reaches_weights_and_biases(
+    toy: Callable[..., Any], config: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another test's service in this process would write the file after the toy's own end.
+    for name in ("WANDB_SERVICE", "WANDB_X_DISABLE_META", "WANDB_CONSOLE"):
+        monkeypatch.delenv(name, raising=False)
+    config["trainer"]["max_epochs"] = 1
+    config["trainer"]["logger"] = {"class_path": "lightning.pytorch.loggers.WandbLogger"}
+    done = toy("fit", config, f"--trainer.default_root_dir={Path('Jane_Doe').absolute()}")
+    assert done.returncode == 0, done.stderr
+    (run,) = Path("runs").iterdir()
+    assert "Jane_Doe" in (run / "config.yaml").read_text()
+    (folder,) = run.glob("wandb/offline-run-*")
+    sent = [*folder.glob("*.wandb"), *(f for f in folder.glob("files/**/*") if f.is_file())]
+    assert any(b"ToyModel" in file.read_bytes() for file in sent)
+    assert [file for file in sent if b"Jane_Doe" in file.read_bytes()] == []

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sagittal_core.privacy import without_paths
 from sagittal_core.run_logger import RunLogger
-from sagittal_core.run_report import draw_curves, read_curves, without_paths, write_run_report
+from sagittal_core.run_report import draw_curves, read_curves, write_run_report
 
 Main = Callable[..., int]
 FIGURE = re.compile(r'<figure><img alt="([^"]+)" src="data:image/png;base64,([^"]+)">')

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from torch.nn.parallel import DistributedDataParallel
 
 from sagittal_core.errors import ConfigError
+from sagittal_core.privacy import without_paths
 from sagittal_core.run_folder import write_atomically
 from sagittal_core.seeds import counter_seed
 
@@ -131,10 +132,10 @@ class RunCheckpoint(Checkpoint):
 
 
 class SaveConfig(Callback):
-    """Writes ``config.yaml`` into the run folder and sends the whole config to every logger.
+    """Writes ``config.yaml`` into the run folder and sends the config to every logger.
 
-    The config is all that reaches a logger besides metrics: no patient identifiers and no file
-    paths other than those the config itself names.
+    Loggers may store it elsewhere and a path may name a patient, so they get ``(path)`` for every
+    text that is one; the file beside the checkpoints keeps what was given.
     """
 
     def __init__(self, file: Path, text: str, config: dict[str, Any]) -> None:
@@ -149,7 +150,7 @@ class SaveConfig(Callback):
         if stage == "fit":
             write_atomically(self.file, self.text)
         for logger in trainer.loggers:
-            logger.log_hyperparams(self.config)
+            logger.log_hyperparams(without_paths(self.config))
 
 
 class StepSeed(Callback):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from sagittal_core.privacy import without_paths
 from sagittal_core.report import Report
 from sagittal_core.run_logger import read_metrics
 
@@ -94,17 +94,6 @@ def draw_curves(curves: Mapping[str, Curve]) -> Figure:
     for axis in axes[len(groups) :]:
         axis.remove()
     return figure
-
-
-def without_paths(value: Any) -> Any:
-    """Return a configuration with ``(path)`` for every text that is a path."""
-    if isinstance(value, Mapping):
-        return {key: without_paths(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_paths(inner) for inner in value]
-    if isinstance(value, str) and (re.search(r"[/\\]", value) or os.path.lexists(value)):
-        return "(path)"
-    return value
 
 
 def _summary(metric: str, curve: Curve) -> list[object]:

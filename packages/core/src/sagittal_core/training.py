@@ -154,6 +154,9 @@ class SagittalCLI(LightningCLI):
                     options["save_dir"] = str(self._run.path)
                 if options.get("name") is None:
                     options["name"] = self._run.path.name
+                # By itself W&B records the command line and the terminal: both hold paths.
+                os.environ.setdefault("WANDB_X_DISABLE_META", "true")
+                os.environ.setdefault("WANDB_CONSOLE", "off")
         return logger
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sagittal_core.privacy import command_line, is_path, without_paths
 from sagittal_core.report import Report, mosaic
 from sagittal_core.results import Table, write_results
 from sagittal_core.stats import bootstrap_interval
@@ -56,7 +57,8 @@ def compare(
     groups = {f"held-out slices, R = {r:g}": (data.scans["test"], r) for r in data.accelerations}
     if other_anatomy:
         scans = data.other_scans(other_anatomy)
-        groups |= {f"{other_anatomy}, R = {r:g}": (scans, r) for r in data.accelerations}
+        name = "other anatomy" if is_path(other_anatomy) else other_anatomy
+        groups |= {f"{name}, R = {r:g}": (scans, r) for r in data.accelerations}
 
     report = Report("UNITS: trained reconstruction against classical methods")
     tables: dict[str, Table] = {}
@@ -67,12 +69,12 @@ def compare(
         report.picture(name, panel, f"{name}: images, and below them the error times 5")
         tables |= _tabulate(report, name, scores, len(chosen), reference_run)
     report.text(_explain(tuned))
-    report.config({"data": dict(_plain(vars(data))), "runs": runs})
+    report.config(without_paths({"data": dict(_plain(vars(data))), "runs": runs}))
     out.mkdir(parents=True, exist_ok=True)
     report.write(out / "report.html")
     write_results(
         out / "results.json",
-        command=" ".join(["sagittal-mri", *sys.argv[1:]]),
+        command=command_line("sagittal-mri", sys.argv[1:]),
         seeds=[data.seed],
         n={"volumes": 1, "held-out slices": len(data.scans["test"])},
         tables=tables,

@@ -1,0 +1,53 @@
+"""What keeps patients' names out of loggers, reports and result files: paths may hold them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_HIDDEN = "(path)"
+_CONFIG = ("-c", "--config")
+
+
+def is_path(text: str) -> bool:
+    """Say whether a text is a path: it has a separator, or a file of that name exists here."""
+    return bool(re.search(r"[/\\]", text)) or os.path.lexists(text)
+
+
+def without_paths(value: Any) -> Any:
+    """Return a configuration with ``(path)`` for every text that is a path, keys included."""
+    if isinstance(value, Mapping):
+        return {without_paths(key): without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(inner) for inner in value]
+    if isinstance(value, Path) or (isinstance(value, str) and is_path(value)):
+        return _HIDDEN
+    return value
+
+
+def command_line(program: str, args: Sequence[str]) -> str:
+    """Return a command to type again, with ``(path)`` for every path but a config's own.
+
+    A configuration inside the working directory is named, as the figures cannot be made again
+    without it; any other path is hidden.
+
+    Args:
+        program: Name of the program.
+        args: What followed it.
+    """
+    words, config = [program], False
+    for word in args:
+        option, given, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        if config or (option in _CONFIG and given):
+            hidden = Path(value).is_absolute() or ".." in Path(value).parts
+        else:
+            hidden = is_path(value)
+        config = word in _CONFIG
+        words.append(
+            shlex.quote(option + given + value) if not hidden else option + given + _HIDDEN
+        )
+    return " ".join(words)
