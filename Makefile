@@ -78,6 +78,7 @@ lint: $(VENV)/.packages ## ruff, mypy, import contracts, clang-format
 bench: venv ## every benchmark against its named peers, on an idle machine: results/bench_*.json
 	for f in benchmarks/bench_*.py; do \
 	  $(BIN)/python $$f --results results/$$(basename $$f .py).json || exit 1; done
+	$(BIN)/python benchmarks/kernel_goals.py
 
 clean: ## remove what was built; keeps runs, outputs and the data cache
 	rm -rf $(VENV) build packages/*/build packages/*/src/*.egg-info

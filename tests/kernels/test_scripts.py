@@ -28,6 +28,14 @@ def test_benchmarks_run_and_write_results(name, tmp_path):
     assert all(float(row["ms"]) >= 0 for row in peers)
 
 
+def test_goals_are_read_from_the_timings(tmp_path):
+    written = tmp_path / "goals.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "kernel_goals.py"), "--results", written]
+    subprocess.run(command, check=True, capture_output=True)
+    committed = read_results(ROOT / "results" / "kernel_goals.json")
+    assert read_results(written)["tables"] == committed["tables"]
+
+
 def test_fuzzer_runs_every_operator(native):
     if native.mode == "reference":
         pytest.skip(f"no compiled kernels: {native.reason}")
