@@ -11,11 +11,15 @@ from typing import Any
 
 _HIDDEN = "(path)"
 _CONFIG = ("-c", "--config")
+_FILE = re.compile(
+    r"[/\\]|\.(h5|hdf5|mrd|nii|nii\.gz|dcm|ima|png|jpe?g|tiff?|csv|parquet|npy|npz|ckpt|safetensors)$",
+    re.IGNORECASE,
+)
 
 
 def is_path(text: str) -> bool:
-    """Say whether a text is a path: it has a separator, or a file of that name exists here."""
-    return bool(re.search(r"[/\\]", text)) or os.path.lexists(text)
+    """Say whether a text is a path: it has a separator or a data file's suffix, or exists here."""
+    return bool(_FILE.search(text)) or os.path.lexists(text)
 
 
 def without_paths(value: Any) -> Any:

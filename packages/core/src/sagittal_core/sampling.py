@@ -6,14 +6,14 @@ the order is counter based, the state is two integers, and worker prefetch does 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from sagittal_core.errors import ConfigError
+from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.seeds import counter_generator
 
 
@@ -92,6 +92,32 @@ class CounterSampler(Sampler[ItemKey]):
         return len(range(self.rank, self.length, self.world_size))
 
 
+class _Carrying(Dataset[Any]):
+    """Hands a DataError over as a value: PyTorch turns one that a worker raises to RuntimeError."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: ItemKey) -> Any:
+        try:
+            return self.dataset[key]
+        except DataError as error:
+            return error
+
+
+class _FirstError:
+    """Collates a batch of :class:`_Carrying`, of which an error is all that matters."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[Any]) -> Any:
+        return next((i for i in items if isinstance(i, DataError)), None) or self.collate(items)
+
+
 class ResumableDataLoader(DataLoader[Any]):
     """A ``DataLoader`` over :class:`CounterSampler` that continues at the next batch on resume.
 
@@ -99,7 +125,8 @@ class ResumableDataLoader(DataLoader[Any]):
     if one is initialised (build the loader in ``train_dataloader()``, as Lightning expects), so the
     trainer needs ``use_distributed_sampler: false``, which the command line sets.
 
-    Evaluation loaders (``shuffle=False``) always start at their first batch.
+    Evaluation loaders (``shuffle=False``) always start at their first batch. A ``DataError`` of the
+    dataset arrives as itself also from worker processes.
 
     Args:
         dataset: A map-style dataset with ``__len__`` and ``__getitem__(key: ItemKey)``.
@@ -129,6 +156,9 @@ class ResumableDataLoader(DataLoader[Any]):
         )
         # An own generator: the base seed of the workers must not advance the global random state.
         options.setdefault("generator", counter_generator(seed, "workers"))
+        if options.get("num_workers"):
+            dataset = _Carrying(dataset)
+            options["collate_fn"] = _FirstError(options.get("collate_fn") or default_collate)
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, **options)
         self._order = sampler
         self._epoch, self._batch = 0, 0
@@ -142,6 +172,8 @@ class ResumableDataLoader(DataLoader[Any]):
         self._epoch, self._batch = epoch, start
         self._order.start_batch = start
         for number, batch in enumerate(super().__iter__(), start + 1):
+            if isinstance(batch, DataError):
+                raise batch
             self._batch = number
             yield batch
 
