@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sagittal_core.errors import ConfigError
 from sagittal_core.privacy import command_line, is_path, without_paths
 from sagittal_core.report import Report, mosaic
 from sagittal_core.results import Table, write_results
@@ -20,18 +21,22 @@ from sagittal_core.stats import bootstrap_interval
 from sagittal_mri.baselines import cg_sense, tune_cg_sense
 from sagittal_mri.data.batch import Scans
 from sagittal_mri.data.datamodule import SimulatedMRI
+from sagittal_mri.data.measured import MeasuredMRI
+from sagittal_mri.data.measured_scans import MeasuredScans
 from sagittal_mri.data.simulate import SimulatedScans
 from sagittal_mri.data.simulate_radial import SimulatedRadialMRI, SimulatedRadialScans
 from sagittal_mri.metrics import nrmse, psnr, ssim
 from sagittal_mri.physics.sense import CartesianSense
 from sagittal_mri.runs import find_run, load_model
 
+Data = SimulatedMRI | SimulatedRadialMRI | MeasuredMRI
+ScanList = SimulatedScans | SimulatedRadialScans | MeasuredScans
 METRICS = {"PSNR (dB)": psnr, "SSIM": ssim, "NRMSE": nrmse}
 Scores = dict[str, dict[str, list[float]]]  # method -> metric -> one value per scan
 
 
 def compare(
-    data: SimulatedMRI | SimulatedRadialMRI,
+    data: Data,
     runs: dict[str, str],
     out: Path = Path("outputs/compare"),
     reference_run: str = "supervised",
@@ -41,24 +46,33 @@ def compare(
 
     CG-SENSE's lambda and iterations are tuned on the validation scans, per acceleration. PSNR, SSIM
     and NRMSE are those of magnitude images inside the head, with 95 % bootstrap intervals over
-    scans. The scans are slices of one volume: the intervals speak of its slices, not of patients.
+    scans. Slices of one volume are not independent: the intervals speak of slices, not of patients.
 
     Args:
-        data: the data module whose test scans are reconstructed.
+        data: the data module whose test scans are reconstructed; of measured files, fully sampled
+            ones with ``accelerations``.
         runs: label and run-folder prefix of each trained model.
         out: folder of the results.
         reference_run: the run that the others' PSNR is compared with.
-        other_anatomy: another image to test on: a path or the name of sample data.
+        other_anatomy: another image to test on: a path or the name of sample data; for simulated
+            data only.
+
+    Raises:
+        ConfigError: if the data has no references, or no validation or test scans.
     """
     data.setup()
+    _expect_references(data)
     models = {label: load_model(find_run(Path(prefix))) for label, prefix in runs.items()}
     start = time.monotonic()
     tuned = _tune(data)
+    groups: dict[str, tuple[ScanList, float]]
     groups = {f"held-out slices, R = {r:g}": (data.scans["test"], r) for r in data.accelerations}
     if other_anatomy:
-        scans = data.other_scans(other_anatomy)
+        if isinstance(data, MeasuredMRI):
+            raise ConfigError("compare: other_anatomy is simulated; leave it out for MeasuredMRI")
+        other = data.other_scans(other_anatomy)
         name = "other anatomy" if is_path(other_anatomy) else other_anatomy
-        groups |= {f"{name}, R = {r:g}": (scans, r) for r in data.accelerations}
+        groups |= {f"{name}, R = {r:g}": (other, r) for r in data.accelerations}
 
     report = Report("UNITS: trained reconstruction against classical methods")
     tables: dict[str, Table] = {}
@@ -68,7 +82,7 @@ def compare(
         scores, panel = _evaluate(scans, chosen, models, tuned[acceleration])
         report.picture(name, panel, f"{name}: images, and below them the error times 5")
         tables |= _tabulate(report, name, scores, len(chosen), reference_run)
-    report.text(_explain(tuned))
+    report.text(_explain(tuned, data))
     report.config(without_paths({"data": dict(_plain(vars(data))), "runs": runs}))
     out.mkdir(parents=True, exist_ok=True)
     report.write(out / "report.html")
@@ -76,13 +90,29 @@ def compare(
         out / "results.json",
         command=command_line("sagittal-mri", sys.argv[1:]),
         seeds=[data.seed],
-        n={"volumes": 1, "held-out slices": len(data.scans["test"])},
+        n={"volumes": _volumes(data), "held-out slices": len(data.scans["test"])},
         tables=tables,
     )
     print(f"compared in {time.monotonic() - start:.0f} s: {out / 'report.html'}", flush=True)
 
 
-def _tune(data: SimulatedMRI | SimulatedRadialMRI) -> dict[float, tuple[float, int, float]]:
+def _expect_references(data: Data) -> None:
+    """CG-SENSE is tuned on validation scans, and every method measured on test scans."""
+    if not data.accelerations:
+        raise ConfigError("compare: undersampled files have no reference; set data's accelerations")
+    for role in ("val", "test"):
+        if role not in data.scans:
+            raise ConfigError(f"compare: data.init_args.{role} is not set")
+        if len(data.scans[role]) < len(data.accelerations):
+            raise ConfigError(f"compare: {role} has fewer slices than there are accelerations")
+
+
+def _volumes(data: Data) -> int:
+    """Volumes that the test slices come from."""
+    return len(data.scans["test"].files) if isinstance(data, MeasuredMRI) else 1
+
+
+def _tune(data: Data) -> dict[float, tuple[float, int, float]]:
     """Best (lambda, iterations, validation PSNR) of CG-SENSE per acceleration."""
     scans, tuned = data.scans["val"], {}
     for acceleration in data.accelerations:
@@ -111,7 +141,7 @@ def _reconstruct(
 
 
 def _evaluate(
-    scans: SimulatedScans | SimulatedRadialScans,
+    scans: ScanList,
     chosen: list[int],
     models: dict[str, Any],
     tuned: tuple[float, int, float],
@@ -177,15 +207,21 @@ def _cell(metric: str, values: np.ndarray) -> str:
     )
 
 
-def _explain(tuned: dict[float, tuple[float, int, float]]) -> str:
+def _explain(tuned: dict[float, tuple[float, int, float]], data: Data) -> str:
     """What the reader has to know to trust the figures."""
     chosen = "; ".join(f"R = {r:g}: lambda {v[0]:g}, {v[1]} iterations" for r, v in tuned.items())
+    origin = "Simulated multi-coil k-space of a real magnitude image."
+    slices = "The scans are slices of one volume: the intervals speak of its slices"
+    if isinstance(data, MeasuredMRI):
+        origin = (
+            "Measured k-space, undersampled retrospectively; the reference is all of it, with its "
+            "noise."
+        )
+        slices = f"The scans are slices of {_volumes(data)} files: the intervals speak of slices"
     return (
-        "Simulated multi-coil k-space of a real magnitude image. Every method's coil maps "
-        "come from the noisy calibration samples. The self-supervised model saw no fully sampled "
-        "scan. "
-        "CG-SENSE was tuned on validation slices (" + chosen + "). The scans are slices of one "
-        "volume: the intervals speak of its slices, not of patients."
+        f"{origin} Every method's coil maps come from the noisy calibration samples. The "
+        "self-supervised model saw no fully sampled scan. CG-SENSE was tuned on validation slices "
+        f"({chosen}). {slices}, not of patients."
     )
 
 

@@ -1,6 +1,7 @@
 """Importing this module makes the package's classes known by bare name in YAML."""
 
 from sagittal_mri.data.datamodule import SimulatedMRI
+from sagittal_mri.data.measured import MeasuredMRI
 from sagittal_mri.data.simulate_radial import SimulatedRadialMRI
 from sagittal_mri.nn.unrolled import UnrolledNetwork
 from sagittal_mri.partitions import SSDU, KWeightedSSDU, Supervised
@@ -10,6 +11,7 @@ __all__ = [
     "SSDU",
     "UNITS",
     "KWeightedSSDU",
+    "MeasuredMRI",
     "SimulatedMRI",
     "SimulatedRadialMRI",
     "Supervised",

@@ -144,27 +144,41 @@ class UNITS(lightning.LightningModule):
         self._log_metrics("val", batch, batch_index)
 
     def test_step(self, batch: Scans, batch_index: int) -> None:
-        """Image metrics on held-out scans."""
+        """Image metrics on held-out scans; their loss where no reference exists."""
+        if not batch.has_reference:
+            loss = self.loss(batch, self.views(batch))
+            self.log("test/loss", loss, batch_size=len(batch.number), sync_dist=True)
         self._log_metrics("test", batch, batch_index)
 
     def _log_metrics(self, stage: str, batch: Scans, batch_index: int) -> None:
-        if not batch.has_reference:
+        wants_panel = self.log_images and batch_index == 0
+        if not (batch.has_reference or wants_panel):
             return
-        image, reference, size = self(batch).abs(), batch.reference, len(batch.number)
-        for name, metric in (("psnr", psnr), ("ssim", ssim), ("nrmse", nrmse)):
-            value = metric(image, reference, batch.body).mean()
-            bar = name == "psnr"
-            self.log(f"{stage}/{name}", value, prog_bar=bar, batch_size=size, sync_dist=True)
-        if self.log_images and batch_index == 0:
-            self._log_panel(stage, image[0], reference[0])
+        image, size = self(batch).abs(), len(batch.number)
+        if batch.has_reference:
+            for name, metric in (("psnr", psnr), ("ssim", ssim), ("nrmse", nrmse)):
+                value = metric(image, batch.reference, batch.body).mean()
+                bar = name == "psnr"
+                self.log(f"{stage}/{name}", value, prog_bar=bar, batch_size=size, sync_dist=True)
+        if wants_panel:
+            self._log_panel(stage, image[0], batch)
 
-    def _log_panel(self, stage: str, image: Tensor, reference: Tensor) -> None:
-        """Reconstruction, reference and 5x error side by side, to loggers that take pictures."""
-        tiles = {
-            "reconstruction": image,
-            "reference": reference,
-            "error x 5": 5 * (image - reference).abs(),
-        }
+    def _log_panel(self, stage: str, image: Tensor, batch: Scans) -> None:
+        """The first scan's reconstruction beside what it is compared with, as a picture.
+
+        That is the reference and five times the error, or, without a reference, the zero-filled
+        (or gridded) image.
+        """
+        if batch.has_reference:
+            reference = batch.reference[0]
+            tiles = {
+                "reconstruction": image,
+                "reference": reference,
+                "error x 5": 5 * (image - reference).abs(),
+            }
+        else:
+            reference = batch.adjoint()[0].abs()
+            tiles = {"reconstruction": image, "without a network": reference}
         row = [tile.cpu().numpy() for tile in tiles.values()]
         panel = mosaic([row], list(tiles), window=(0.0, float(reference.max())))
         log_picture(self, f"{stage}/panel", panel, f"first {stage} scan")

@@ -57,12 +57,13 @@ class Acquisitions:
         self, rows: NDArray[np.intp]
     ) -> Iterator[tuple[int, NDArray[np.complex64], NDArray[np.float32]]]:
         """Row, data ``(coils, samples)`` and trajectory ``(samples, d)``, less the discarded."""
-        wanted = set(rows.tolist())
-        for start in sorted({row - row % _BLOCK for row in wanted}):
-            block = self.table.fields(["data", "traj"])[start : start + _BLOCK]
-            for row in range(start, start + len(block)):
-                if row in wanted:
-                    yield row, *self._unpack(row, block[row - start])
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+            # Only the wanted rows: the slices of an interleaved scan lie between one another.
+            for start in range(0, len(run), _BLOCK):
+                part = run[start : start + _BLOCK]
+                block = self.table.fields(["data", "traj"])[int(part[0]) : int(part[-1]) + 1]
+                for row, item in zip(part.tolist(), block, strict=True):
+                    yield row, *self._unpack(row, item)
 
     def _unpack(
         self, row: int, item: NDArray[np.void]

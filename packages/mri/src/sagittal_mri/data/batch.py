@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from sagittal_core.errors import ConfigError
 from sagittal_mri.partitions import Acquisition
 from sagittal_mri.physics.fourier import fftc, ifftc
 from sagittal_mri.physics.sense import CartesianSense, SenseOperator
@@ -100,7 +101,16 @@ class ReconBatch(NamedTuple):
         return values[:, None, None, :]
 
     def truth(self) -> tuple[CartesianSense, Tensor]:
-        """The operator of every column and the fully sampled, noise-free k-space."""
+        """The operator of every column and the fully sampled k-space.
+
+        Raises:
+            ConfigError: if these scans are known only as far as they were acquired.
+        """
+        if not self.has_reference:
+            raise ConfigError(
+                "Supervised training needs fully sampled scans; these are undersampled: "
+                "choose another partition, or fully sampled files and data.init_args.accelerations"
+            )
         everything = torch.ones_like(self.acquired).unsqueeze(1)
         return CartesianSense(self.maps, everything), self.reference_kspace
 
@@ -115,6 +125,8 @@ def crop_readout(scan: ReconBatch, first: int, rows: int) -> ReconBatch:
     window = slice(first, first + rows)
 
     def cut(kspace: Tensor) -> Tensor:
+        if not kspace.numel():  # no reference: MKL refuses to transform nothing
+            return kspace[..., window, :]
         return fftc(ifftc(kspace, -2)[..., window, :], -2)
 
     return scan._replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import lightning
 from torch.utils.data import Dataset
@@ -14,6 +15,16 @@ from sagittal_mri.data.batch import ReconBatch, collate, crop_readout
 from sagittal_mri.data.simulate import SimulatedScans, split_slices, volume_slices
 
 
+class ScanList(Protocol):
+    """Scans by number, each a batch of one."""
+
+    def __len__(self) -> int:
+        """Number of scans."""
+
+    def __getitem__(self, index: int) -> ReconBatch:
+        """Scan ``index``, the same in every process."""
+
+
 class KeyedScans(Dataset[ReconBatch]):
     """Scans indexed by (index, epoch), optionally as random windows of image rows.
 
@@ -23,7 +34,7 @@ class KeyedScans(Dataset[ReconBatch]):
         seed: root of the windows' randomness.
     """
 
-    def __init__(self, scans: SimulatedScans, readout_rows: int | None, seed: int) -> None:
+    def __init__(self, scans: ScanList, readout_rows: int | None, seed: int) -> None:
         self.scans, self.readout_rows, self.seed = scans, readout_rows, seed
 
     def __len__(self) -> int:

@@ -24,7 +24,7 @@ from sagittal_core.errors import DataError
 from sagittal_mri.data.hdf5 import as_complex64, open_hdf5, read_text, require_dataset
 from sagittal_mri.data.header import EncodingHeader, parse_header
 from sagittal_mri.data.readout import crop_readout_mask, remove_oversampling
-from sagittal_mri.data.record import KspaceRecord, expect_finite
+from sagittal_mri.data.record import KspaceIndex, KspaceRecord, expect_finite
 
 _REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 
@@ -70,6 +70,35 @@ def read_fastmri(path: str | Path, slices: range | None = None) -> KspaceRecord:
         return _cartesian_record(opened, header, kspace)
 
 
+def index_fastmri(path: str | Path) -> KspaceIndex:
+    """What a fastMRI file holds, from its header and ``/mask``; no k-space is read.
+
+    Raises:
+        DataError: for a file that is not of this layout.
+    """
+    path = Path(path)
+    with open_hdf5(path) as file:
+        dataset = require_dataset(file, "kspace", path)
+        _wanted_slices(path, dataset, None)
+        text = read_text(require_dataset(file, "ismrmrd_header", path), path)
+        header = parse_header(text, key="ismrmrd_header", path=path)
+        grid = (dataset.shape[-2], dataset.shape[-1])
+        cartesian = "trajectory" not in file
+        height = _image_shape(path, file, header, grid)[0] if cartesian else grid[0]
+        mask = file.get("mask")
+        columns = None
+        if cartesian and isinstance(mask, h5py.Dataset) and mask.size == grid[1]:
+            columns = torch.from_numpy(np.asarray(mask[()]).astype(bool).reshape(1, -1))
+        return KspaceIndex(
+            path=path,
+            slices=tuple(range(dataset.shape[0])),
+            coils=dataset.shape[1] if dataset.ndim == 4 else 1,
+            grid=(height, grid[1]),
+            is_cartesian=cartesian,
+            columns=columns,
+        )
+
+
 def _wanted_slices(path: Path, dataset: h5py.Dataset, slices: range | None) -> slice:
     if dataset.ndim not in (3, 4):
         raise DataError(
@@ -103,21 +132,11 @@ def _cartesian_record(opened: _Open, header: EncodingHeader, kspace: Tensor) -> 
     rows, columns = kspace.shape[-2:]
     mask = _mask(opened, header, kspace)
     reference = _reference(opened, kspace.shape[0])
-    height, width = header.grid_crop(rows, 0), header.grid_crop(columns, 1)
+    height, width = _image_shape(opened.path, opened.file, header, (rows, columns))
     voxel = header.voxel_size_mm(rows, columns)
-    if rows != header.encoded.matrix[0] and rows == header.recon.matrix[0]:
-        # Derived data sets keep the scanner's header although they removed the oversampling.
-        height = rows
+    if _already_cropped(header, rows):
         voxel = voxel and (header.recon.fov_mm[0] / rows, *voxel[1:])
         opened.notes.append("readout oversampling was already removed")
-    if reference is not None:
-        height, width = reference.shape[1:]
-        if height > rows or width > columns:
-            raise opened.error(
-                "reconstruction",
-                f"at most the k-space grid {(rows, columns)}",
-                f"{(height, width)}",
-            )
     if height < rows:
         cropped = crop_readout_mask(mask, height)
         if cropped is None:
@@ -131,6 +150,31 @@ def _cartesian_record(opened: _Open, header: EncodingHeader, kspace: Tensor) -> 
         mask = cropped
     kspace = torch.where(mask, kspace, torch.zeros((), dtype=kspace.dtype))
     return _record(opened, kspace, mask, None, (height, width), reference, voxel)
+
+
+def _already_cropped(header: EncodingHeader, rows: int) -> bool:
+    """Derived data sets keep the scanner's header although they removed the oversampling."""
+    return rows != header.encoded.matrix[0] and rows == header.recon.matrix[0]
+
+
+def _image_shape(
+    path: Path, file: h5py.File, header: EncodingHeader, grid: tuple[int, int]
+) -> tuple[int, int]:
+    """Matrix of the image: the reference's where there is one, else what the header says."""
+    height = grid[0] if _already_cropped(header, grid[0]) else header.grid_crop(grid[0], 0)
+    shape = height, header.grid_crop(grid[1], 1)
+    stored = [key for key in _REFERENCES if key in file]
+    if stored:
+        dataset = require_dataset(file, stored[0], path)
+        if dataset.ndim != 3 or dataset.shape[1] > grid[0] or dataset.shape[2] > grid[1]:
+            raise DataError(
+                path,
+                key=stored[0],
+                expected=f"(slices, h, w), at most the k-space grid {grid}",
+                found=str(dataset.shape[1:]),
+            )
+        shape = dataset.shape[1:]
+    return shape
 
 
 def _radial_record(opened: _Open, header: EncodingHeader, kspace: Tensor) -> KspaceRecord:

@@ -8,7 +8,8 @@ us skip what is not wanted without touching its samples, and check the rest in o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from sagittal_mri.data.geometry import SliceGeometry, slice_geometry
 from sagittal_mri.data.hdf5 import open_hdf5, read_text, require_dataset
 from sagittal_mri.data.header import parse_header
 from sagittal_mri.data.readout import crop_readout_mask, remove_oversampling
-from sagittal_mri.data.record import KspaceRecord, expect_finite
+from sagittal_mri.data.record import KspaceIndex, KspaceRecord, expect_finite
 
 _SELECTABLE = (*COUNTERS, "average", "slice", "encoding")
 _CYCLES_PER_PIXEL = {"cycles": "+-0.5", "index": "+-N/2", "radians": "+-pi"}
@@ -66,14 +67,62 @@ def read_ismrmrd(
             that are not supported (3-D Cartesian, EPI, several contrasts without ``select``).
         ConfigError: for an unknown key of ``select`` or unknown units.
     """
-    path, select = Path(path), dict(select or {})
-    unknown = sorted(set(select) - set(_SELECTABLE))
-    if unknown:
-        raise ConfigError(f"select: unknown {', '.join(unknown)}; allowed: {_SELECTABLE}")
     if trajectory_units is not None and trajectory_units not in _CYCLES_PER_PIXEL:
         raise ConfigError(
             f"trajectory_units: {trajectory_units!r}; allowed: {tuple(_CYCLES_PER_PIXEL)}"
         )
+    with _imaging(Path(path), dict(select or {}), group) as (raw, rows):
+        if raw.header.trajectory == "cartesian":
+            return _cartesian_record(raw, rows)
+        return _radial_record(raw, rows, trajectory_units)
+
+
+def index_ismrmrd(
+    path: str | Path, *, select: Mapping[str, int] | None = None, group: str = "dataset"
+) -> KspaceIndex:
+    """What an ISMRMRD file holds, from its header and table of acquisitions; no samples are read.
+
+    Raises:
+        DataError: for a file that :func:`read_ismrmrd` cannot read slice by slice.
+        ConfigError: for an unknown key of ``select``.
+    """
+    with _imaging(Path(path), dict(select or {}), group) as (raw, rows):
+        heads = raw.heads[rows]
+        order = slice_order(raw, rows)
+        cartesian = raw.header.trajectory == "cartesian"
+        if cartesian:
+            readout, phase = raw.header.encoded.matrix[:2]
+            grid = (raw.header.grid_crop(readout, 0), phase)
+            column = heads["idx"]["kspace_encode_step_1"] - _phase_center(raw) + phase // 2
+            mask = torch.zeros(len(order), phase, dtype=torch.bool)
+            for index, number in enumerate(order):
+                found = column[heads["idx"]["slice"] == number].astype(np.int64)
+                # A column off the grid is an error of its own when the slice is read.
+                mask[index, found[(found >= 0) & (found < phase)]] = True
+        else:
+            first = next(iter(order))
+            spokes = int((heads["idx"]["slice"] == first).sum())
+            grid = (spokes, int(heads["number_of_samples"][0]))
+        return KspaceIndex(
+            path=Path(path),
+            slices=tuple(order),
+            coils=int(heads["active_channels"][0]),
+            grid=grid,
+            is_cartesian=cartesian,
+            columns=mask if cartesian else None,
+            layout="ismrmrd",
+            select=dict(select or {}),
+        )
+
+
+@contextmanager
+def _imaging(
+    path: Path, select: dict[str, int], group: str
+) -> Iterator[tuple[Acquisitions, NDArray[np.intp]]]:
+    """An open file and the rows of its table that hold the wanted image data."""
+    unknown = sorted(set(select) - set(_SELECTABLE))
+    if unknown:
+        raise ConfigError(f"select: unknown {', '.join(unknown)}; allowed: {_SELECTABLE}")
     with open_hdf5(path) as file:
         key = f"{group}/xml"
         text = read_text(require_dataset(file, key, path), path)
@@ -92,9 +141,16 @@ def read_ismrmrd(
         if encoding != select.get("encoding", 0):
             hint = f"choose it: select={{'encoding': {encoding}}}"
             raise raw.error("encoding_space_ref", "encoding 0", str(encoding), hint)
-        if header.trajectory == "cartesian":
-            return _cartesian_record(raw, rows)
-        return _radial_record(raw, rows, trajectory_units)
+        yield raw, rows
+
+
+def _phase_center(raw: Acquisitions) -> int:
+    """The phase-encoding step at zero frequency."""
+    if raw.header.phase_center is not None:
+        return raw.header.phase_center
+    center = raw.header.encoded.matrix[1] // 2
+    raw.notes.append(f"the header gives no phase-encoding centre: {center} is assumed")
+    return center
 
 
 def _cartesian_record(raw: Acquisitions, rows: NDArray[np.intp]) -> KspaceRecord:
@@ -137,10 +193,7 @@ def _fill_grid(
     coils = int(raw.heads[rows[0]]["active_channels"])
     kspace = np.zeros((len(order), coils, readout, phase), np.complex64)
     count = np.zeros((len(order), readout, phase), np.int64)
-    center = raw.header.phase_center
-    if center is None:
-        center = phase // 2
-        raw.notes.append(f"the header gives no phase-encoding centre: {center} is assumed")
+    center = _phase_center(raw)
     for row, data, _ in raw.samples(rows):
         head = raw.heads[row]
         start = readout // 2 - int(head["center_sample"]) + int(head["discard_pre"])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +27,32 @@ def expect_finite(source: Path, key: str, value: Tensor) -> None:
         first = tuple(int(index) for index in broken.nonzero()[0])
         found = f"{int(broken.sum())} not finite, the first at {first}"
         raise DataError(source, key=key, expected="finite values", found=found)
+
+
+@dataclass(frozen=True, eq=False)
+class KspaceIndex:
+    """What can be said of a k-space file without reading its samples.
+
+    Attributes:
+        path: the file.
+        slices: what the file calls its slices, in anatomical order.
+        coils: receive channels.
+        grid: Cartesian ``(readout without oversampling, phase)``, else what one slice holds.
+        is_cartesian: whether the samples lie on a grid.
+        columns: ``(1 or slices, phase)`` bool, the acquired columns; None where only the samples
+            tell.
+        layout: "fastmri" or "ismrmrd".
+        select: contrast, phase, ... that were chosen of an ISMRMRD file.
+    """
+
+    path: Path
+    slices: tuple[int, ...]
+    coils: int
+    grid: tuple[int, int]
+    is_cartesian: bool
+    columns: Tensor | None
+    layout: Literal["fastmri", "ismrmrd"] = "fastmri"
+    select: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -157,6 +157,12 @@ class SimulatedScans(Dataset[ReconBatch]):
         )
 
 
+def calibration_maps(kspace: Tensor, width: int) -> Tensor:
+    """ESPIRiT maps ``(C, H, W)`` from the ``width`` central columns and as many rows of k-space."""
+    shape = (kspace.shape[-2], kspace.shape[-1])
+    return espirit_maps(center_crop(kspace, (min(width, shape[0]), width)), shape)
+
+
 def make_scan(
     kspace: Tensor,
     acquired: Tensor,
@@ -164,6 +170,7 @@ def make_scan(
     calibration: Tensor,
     *,
     index: int,
+    maps: Tensor | None = None,
     reference_kspace: Tensor | None = None,
     body: Tensor | None = None,
 ) -> ReconBatch:
@@ -175,6 +182,7 @@ def make_scan(
         density: ``(W,)`` float32, acquisition probability of each column.
         calibration: ``(W,)`` bool, the fully sampled block.
         index: number of the scan in its data set.
+        maps: ``(C, H, W)`` from :func:`calibration_maps`, if they were estimated before.
         reference_kspace: ``(C, H, W)`` fully sampled, if known.
         body: ``(H, W)`` bool, pixels that metrics count; None counts every pixel.
 
@@ -182,9 +190,8 @@ def make_scan(
         A batch of one. The scale is the 99th percentile of the calibration image's magnitude.
     """
     shape = (kspace.shape[-2], kspace.shape[-1])
-    width = int(calibration.sum())
-    block = center_crop(kspace, (min(width, shape[0]), width))
-    maps = espirit_maps(block, shape)
+    if maps is None:
+        maps = calibration_maps(kspace, int(calibration.sum()))
     low = root_sum_of_squares(ifft2c(kspace * calibration))
     scale = torch.quantile(low, 0.99)
     full = kspace[:0] if reference_kspace is None else reference_kspace
