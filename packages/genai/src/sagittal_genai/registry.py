@@ -1,3 +1,8 @@
 """Importing this module makes the package's classes known by bare name in YAML."""
 
-__all__: list[str] = []
+from sagittal_genai.data import EmbeddingData
+from sagittal_genai.nn.activations import BatchTopK, JumpReLU, TopK
+from sagittal_genai.nn.sae import SparseAutoencoder
+from sagittal_genai.sail import SAIL
+
+__all__ = ["SAIL", "BatchTopK", "EmbeddingData", "JumpReLU", "SparseAutoencoder", "TopK"]

@@ -1,0 +1,1 @@
+"""Metrics of sparse autoencoders: plain functions and counters."""

@@ -1,0 +1,83 @@
+"""Every configuration of sagittal-genai, through the command that a user types, on tiny sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+import yaml
+
+from sagittal_core.run_logger import read_metrics
+from sagittal_core.store import ShardWriter
+from sagittal_genai.cli import run
+
+pytestmark = pytest.mark.e2e
+CONFIGS = sorted((Path(__file__).parents[2] / "packages" / "genai" / "configs").glob("*.yaml"))
+DIM, FEATURES, ATOMS = 16, 64, 40
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of three of forty directions each, so that a sparse autoencoder can find something."""
+    folder = tmp_path_factory.mktemp("store") / "s"
+    generator = torch.Generator().manual_seed(0)
+    atoms = torch.randn(ATOMS, DIM, generator=generator)
+    writer = ShardWriter(folder, dim=DIM, dtype=torch.float16, shards=2, identity={"made": "test"})
+    for number in writer.missing():
+        chosen = torch.rand(800, ATOMS, generator=generator).topk(3).indices
+        values = (1 + torch.rand(800, 3, 1, generator=generator)) * atoms[chosen]
+        split = np.repeat(["train", "val", "test"], [600, 100, 100])
+        writer.write(number, values.sum(1), pandas.DataFrame({"split": split}))
+    return folder
+
+
+def tiny(config: Path, store: Path, folder: Path) -> Path:
+    settings = yaml.safe_load(config.read_text())
+    network = settings["model"]["init_args"]["network"]["init_args"]
+    network |= {"input_dim": DIM, "n_features": FEATURES}
+    if "prefixes" in network:
+        network["prefixes"] = [16, FEATURES]
+    activation = network["activation"]["init_args"]
+    activation["k"] = 4
+    if "n_features" in activation:
+        activation["n_features"] = FEATURES
+    settings["model"]["init_args"] |= {"dead_after": 2000, "learning_rate": 1e-2}
+    settings["data"]["init_args"] |= {"store": str(store), "batch_size": 100}
+    settings["runs_dir"] = str(folder / "runs")
+    settings["trainer"] |= {"accelerator": "cpu", "max_epochs": 20, "log_every_n_steps": 1}
+    file = folder / config.name
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+def last(file: Path) -> dict[str, float]:
+    rows = read_metrics(file)
+    return {key: float(value) for row in rows for key, value in row.items() if value}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
+def test_configs_train_and_explain_held_out_rows(config: Path, store: Path, tmp_path: Path) -> None:
+    file = tiny(config, store, tmp_path)
+    assert run(["fit", "-c", str(file)]) == 0
+    assert run(["test", "-c", str(file)]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    tested = last(folder / "test.csv")
+    assert tested["test/r2"] > 0.5
+    assert 1 < tested["test/l0"] < 12
+    assert (folder / "report.html").is_file()
+
+
+def test_a_store_without_the_split_is_named(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = yaml.safe_load(tiny(CONFIGS[0], store, tmp_path).read_text())
+    config["data"]["init_args"]["split_column"] = "fold"
+    file = tmp_path / "other.yaml"
+    file.write_text(yaml.safe_dump(config))
+    assert run(["fit", "-c", str(file)]) == 2
+    message = capsys.readouterr().err
+    assert "fold" in message
+    assert "split" in message
