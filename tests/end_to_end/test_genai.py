@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +84,38 @@ def test_a_store_without_the_split_is_named(
     message = capsys.readouterr().err
     assert "fold" in message
     assert "split" in message
+
+
+def test_two_processes_train_as_one_with_the_joined_batch(store: Path, tmp_path: Path) -> None:
+    found = []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        folder.mkdir()
+        file = tiny(next(c for c in CONFIGS if c.stem == "sae_topk"), store, folder)
+        config = yaml.safe_load(file.read_text())
+        config["data"]["init_args"]["batch_size"] = 100 // devices
+        config["model"]["init_args"] |= {"dead_after": 300, "k_aux": 4}
+        config["trainer"] |= {"devices": devices, "max_epochs": 1}
+        config["trainer"] |= {"check_val_every_n_epoch": 1, "strategy": "auto"}
+        if devices == 2:
+            config["trainer"]["strategy"] = "ddp"
+        file.write_text(yaml.safe_dump(config))
+        script = folder / "main.py"
+        script.write_text("from sagittal_genai.cli import main\n\nmain()\n")
+        command = [sys.executable, str(script), "fit", "-c", str(file)]
+        environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        (run_folder,) = (folder / "runs").iterdir()
+        state = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+        found.append((state["state_dict"], last(run_folder / "metrics.csv")))
+    (one, alone), (two, together) = found
+    assert torch.equal(one["network.idle"], two["network.idle"])
+    for name in ("W_e", "W_d", "b_e", "b_d"):
+        torch.testing.assert_close(
+            one[f"network.{name}"], two[f"network.{name}"], atol=1e-4, rtol=1e-3
+        )
+    for name in ("val/r2", "val/l0", "val/unused_share"):
+        assert together[name] == pytest.approx(alone[name], rel=1e-3)
