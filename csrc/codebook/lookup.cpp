@@ -141,15 +141,24 @@ SAGITTAL_INLINE bool add_row_bias(const Problem<T>& p, int64_t first_row, int64_
 template <class T, bool kSeveral>
 struct SearchBlock {
   template <int kBytes>
+  static SAGITTAL_INLINE bool all_finite(const T* z, int64_t count) {
+    using S = Simd<T, kBytes>;
+    typename S::Vector zero = {};  // turns into NaN where a number is not finite
+    int64_t i = 0;
+    for (; i + S::kLanes <= count; i += S::kLanes) zero += S::at(z + i) * T(0);
+    T rest = 0;
+    for (; i < count; ++i) rest += z[i] * T(0);
+    for (int lane = 0; lane < S::kLanes; ++lane) rest += zero[lane];
+    return rest == rest;
+  }
+
+  template <int kBytes>
   static SAGITTAL_INLINE void run(const Problem<T>& p, const T* z, int64_t begin, int64_t count,
                                   Scratch<T>& scratch, int& faults) {
     using S = Simd<T, kBytes>;
     using Vector = typename S::Vector;
     using Mask = typename S::Mask;
-    bool good = true;
-    for (int64_t i = 0; i < count * p.width; ++i)
-      good &= std::abs(z[i]) <= std::numeric_limits<T>::max();
-    if (!good) faults |= kBadRows;
+    if (!all_finite<kBytes>(z, count * p.width)) faults |= kBadRows;
     const int64_t panels = (p.size + p.columns - 1) / p.columns;
     // Panels of which a row keeps every code.
     const int64_t filling = (Best<T>::capacity(p.k, p.columns) + p.columns - 1) / p.columns;
@@ -205,23 +214,39 @@ struct SearchBlock {
   }
 };
 
-// The best lane of each row; equal scores by index.
+// The best lane of each row; equal scores by index. Lanes are compared in halves.
 template <class T>
-void write_best(const Problem<T>& p, int64_t begin, int64_t count, const Scratch<T>& scratch) {
-  const int64_t lanes = p.columns / 2;
-  for (int64_t r = 0; r < count; ++r) {
-    T score = -kInfinity<T>;
-    int64_t index = p.size;
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      const T found = scratch.best[r * lanes + lane];
-      const int64_t where = scratch.where[r * lanes + lane];
-      const int64_t code = (where >> 1) * p.columns + (where & 1) * lanes + lane;
-      if (found > score || (found == score && code < index)) score = found, index = code;
+struct WriteBest {
+  template <int kBytes>
+  static SAGITTAL_INLINE void run(const Problem<T>& p, int64_t begin, int64_t count,
+                                  const Scratch<T>& scratch) {
+    using S = Simd<T, kBytes>;
+    constexpr int kLanes = S::kLanes;
+    typename S::Int lane[kLanes], code[kLanes];
+    T score[kLanes];
+    for (int l = 0; l < kLanes; ++l) lane[l] = l;
+    for (int64_t r = 0; r < count; ++r) {
+      const auto* where = scratch.where.data() + r * kLanes;
+      const T* best = scratch.best.data() + r * kLanes;
+      for (int l = 0; l < kLanes; ++l) {
+        score[l] = best[l];
+        code[l] = (where[l] >> 1) * (2 * kLanes) + (where[l] & 1) * kLanes + lane[l];
+      }
+#pragma GCC unroll 4
+      for (int half = kLanes / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+        for (int l = 0; l < half; ++l) {
+          const T other = score[l + half];
+          const bool wins = (other > score[l]) | ((other == score[l]) & (code[l + half] < code[l]));
+          score[l] = wins ? other : score[l];
+          code[l] = wins ? code[l + half] : code[l];
+        }
+      }
+      p.scores[begin + r] = score[0];
+      p.indices[begin + r] = code[0];
     }
-    p.scores[begin + r] = score;
-    p.indices[begin + r] = index;
   }
-}
+};
 
 template <class T>
 void search(const Problem<T>& p, const Rows<T>& z, std::atomic<int>& faults) {
@@ -245,7 +270,7 @@ void search(const Problem<T>& p, const Rows<T>& z, std::atomic<int>& faults) {
         std::fill(scratch.best.begin(), scratch.best.end(), -kInfinity<T>);
         std::fill(scratch.where.begin(), scratch.where.end(), 0);
         run_for_isa<SearchBlock<T, false>>(p, rows, begin, count, scratch, found);
-        write_best(p, begin, count, scratch);
+        run_for_isa<WriteBest<T>>(p, begin, count, scratch);
       } else {
         for (auto& row : scratch.several) row.start(p.k, p.columns);
         std::fill(scratch.threshold.begin(), scratch.threshold.end(), kInfinity<T>);
@@ -300,7 +325,8 @@ void lookup(const Tensor& z, const Tensor& codebook, const std::optional<Tensor>
   p.rows = z.size(0), p.size = codebook.size(0), p.width = z.size(1), p.k = k;
   p.columns = 2 * vector_bytes() / static_cast<int64_t>(sizeof(T));
   const int64_t panels = (p.size + p.columns - 1) / p.columns;
-  STD_TORCH_CHECK(2 * panels < std::numeric_limits<int32_t>::max(), "codebook has too many codes");
+  STD_TORCH_CHECK(panels * p.columns < std::numeric_limits<int32_t>::max(),
+                  "codebook has too many codes");
   Tensor codes =
       torch::stable::new_empty(scores, {panels, std::max<int64_t>(p.width, 1), p.columns});
   Tensor offset = torch::stable::new_empty(scores, {panels, p.columns});

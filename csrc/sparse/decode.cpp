@@ -13,42 +13,41 @@
 namespace sagittal {
 namespace {
 
-// out_l = out_{l-1} + sum of scale_j row_j over entries [bounds[l], bounds[l + 1]), out_{-1} =
-// bias.
+// out += sum of scale_j row_j over `count` entries. The result stays in the first-level cache while
+// whole rows stream past it, kTogether at a time; `rows` goes on with kTogether pointers more,
+// whose rows are fetched ahead.
 template <class T>
 struct AddRows {
+  static constexpr int kTogether = 4;
+
   template <int kBytes>
-  static SAGITTAL_INLINE void run(const T* const* rows, const T* scales, const int64_t* bounds,
-                                  int64_t groups, const T* bias, int64_t width, T* out,
-                                  int64_t stride) {
+  static SAGITTAL_INLINE void run(const T* const* rows, const T* scales, int64_t count,
+                                  int64_t width, T* out) {
+    int64_t j = 0;
+    for (; j + kTogether <= count; j += kTogether)
+      add<kBytes, kTogether>(rows + j, scales + j, width, out);
+    for (; j < count; ++j) add<kBytes, 1>(rows + j, scales + j, width, out);
+  }
+
+ private:
+  template <int kBytes, int kRows>
+  static SAGITTAL_INLINE void add(const T* const* rows, const T* scales, int64_t width, T* out) {
     using S = Simd<T, kBytes>;
-    constexpr int kVectors = 8;
-    constexpr int64_t kStep = kVectors * S::kLanes;
+    constexpr int64_t kLine = 64 / sizeof(T);
     int64_t d = 0;
-    for (; d + kStep <= width; d += kStep) {
-      typename S::Vector sum[kVectors];
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sum[v] = S::at(bias + d + v * S::kLanes);
-      for (int64_t l = 0; l < groups; ++l) {
-        for (int64_t j = bounds[l]; j < bounds[l + 1]; ++j) {
-          const T* row = rows[j] + d;
+    for (; d + kLine <= width; d += kLine) {
 #pragma GCC unroll 4
-          for (int line = 0; line < static_cast<int>(kStep * sizeof(T) / 64); ++line)
-            __builtin_prefetch(row + kStep + line * (64 / sizeof(T)));
-#pragma GCC unroll 8
-          for (int v = 0; v < kVectors; ++v) sum[v] += scales[j] * S::at(row + v * S::kLanes);
-        }
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) S::at(out + l * stride + d + v * S::kLanes) = sum[v];
+      for (int i = 0; i < kRows; ++i) __builtin_prefetch(rows[kTogether + i] + d);
+#pragma GCC unroll 4
+      for (int64_t v = d; v < d + kLine; v += S::kLanes) {
+        typename S::Vector sum = S::at(out + v);
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; ++i) sum += scales[i] * S::at(rows[i] + v);
+        S::at(out + v) = sum;
       }
     }
-    for (; d < width; ++d) {
-      T sum = bias[d];
-      for (int64_t l = 0; l < groups; ++l) {
-        for (int64_t j = bounds[l]; j < bounds[l + 1]; ++j) sum += scales[j] * rows[j][d];
-        out[l * stride + d] = sum;
-      }
-    }
+    for (; d < width; ++d)
+      for (int i = 0; i < kRows; ++i) out[d] += scales[i] * rows[i][d];
   }
 };
 
@@ -63,7 +62,10 @@ void decode(const Codes& codes, const std::vector<int64_t>& prefixes, const T* w
     std::vector<int64_t> bounds(groups + 1), next(groups), group;
     for (int64_t row = from; row < to; ++row) {
       const int64_t begin = codes.begin(row), count = codes.begin(row + 1) - begin;
-      rows.resize(count), scales.resize(count), group.assign(count, 0);
+      rows.resize(count + AddRows<T>::kTogether), scales.resize(count), group.assign(count, 0);
+      // What is fetched ahead at the end of a row: the first entries of the next ones.
+      for (int64_t j = count; j < static_cast<int64_t>(rows.size()); ++j)
+        rows[j] = begin + j < codes.count ? weight + codes.indices[begin + j] * width : weight;
       std::fill(bounds.begin(), bounds.end(), 0);
       for (int64_t j = 0; j < count; ++j) {
         if (groups > 1) group[j] = group_of(prefixes, codes.indices[begin + j]);
@@ -75,8 +77,14 @@ void decode(const Codes& codes, const std::vector<int64_t>& prefixes, const T* w
         rows[at] = weight + codes.indices[begin + j] * width;
         scales[at] = values[begin + j];
       }
-      run_for_isa<AddRows<T>>(+rows.data(), +scales.data(), +bounds.data(), groups, bias, width,
-                              out + row * width, codes.rows * width);
+      const T* before = bias;
+      for (int64_t l = 0; l < groups; ++l) {
+        T* sum = out + (l * codes.rows + row) * width;
+        std::copy_n(before, width, sum);
+        run_for_isa<AddRows<T>>(rows.data() + bounds[l], scales.data() + bounds[l],
+                                bounds[l + 1] - bounds[l], width, sum);
+        before = sum;
+      }
     }
   });
 }

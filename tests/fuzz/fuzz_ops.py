@@ -147,7 +147,8 @@ def topk_select(d: Draw) -> tuple:
         scores = d.smooth(*scores.shape)
     elif kind == 2:
         scores = torch.where(scores > 0, torch.inf, -scores)
-    return scores, d.size(1, scores.shape[1])
+    most = scores.shape[1] // d.random.choice([1, 64])  # few of many: whole groups are left out
+    return scores, d.size(1, max(1, most))
 
 
 def codes(d: Draw, features: int) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -172,6 +172,20 @@ def test_select_follows_the_reference(dtype, n, f, kind, data):
     assert same(OPS.topk_select(scores, k), reference_sparse.topk_select(scores, k))
 
 
+@pytest.mark.parametrize("kind", ["normal", "ties", "rising", "infinite", "equal"])
+@pytest.mark.parametrize("f", [1024, 1536 + 17, 4096])
+def test_select_of_few_from_many_leaves_out_whole_groups(kind, f):
+    scores = {
+        "normal": torch.randn(6, f),
+        "ties": torch.randint(-2, 3, (6, f)).float(),
+        "rising": torch.randn(6, f).sort(1).values,
+        "infinite": torch.where(torch.rand(6, f) > 0.99, torch.inf, torch.randn(6, f)),
+        "equal": torch.full((6, f), -torch.inf),
+    }[kind]
+    for k in (1, 2, f // 64):
+        assert same(OPS.topk_select(scores, k), reference_sparse.topk_select(scores, k))
+
+
 def test_select_raises_on_nan_and_has_a_gradient():
     scores = torch.randn(4, 700, dtype=torch.float64)
     scores.requires_grad_()
