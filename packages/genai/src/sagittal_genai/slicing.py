@@ -7,6 +7,8 @@ from __future__ import annotations
 import csv
 import io
 import multiprocessing
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -121,7 +123,7 @@ def _outcomes(
         return
     # Not fork: the parent may hold threads (progress bar, BLAS).
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(scans)), context) as pool:
+    with ProcessPoolExecutor(min(workers, len(scans)), context, _die_with_parent) as pool:
         futures = {pool.submit(_attempt, job, scan): scan for scan in scans}
         try:
             for future in as_completed(futures):
@@ -133,6 +135,18 @@ def _outcomes(
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _die_with_parent() -> None:
+    """End a worker whose parent was killed: it must not write beside the next attempt."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _attempt(job: Job, scan: Scan) -> DataError | None:

@@ -104,7 +104,7 @@ def _volume(job: Job, scan: Scan, source: VolumeInput) -> tuple[list[Row], Accou
     if scan.modality == "CT":
         window, wanted = settings.ct.window(scan), settings.ct.planes
     else:
-        values = n4_corrected(values) if settings.mr.n4 else values
+        values = _corrected(values, source) if settings.mr.n4 else values
         window = percentile_window(values, settings.mr.percentiles, source.path, positive=True)
         wanted = settings.mr.planes
     numbers = {name: number for number, name in job.writer.classes.items()}
@@ -127,6 +127,19 @@ def _volume(job: Job, scan: Scan, source: VolumeInput) -> tuple[list[Row], Accou
             source.path, key="content", expected="slices with something in them", found="none"
         )
     return rows, Account(dropped, resampled, empty, tuple(notes))
+
+
+def _corrected(values: NDArray[Any], source: VolumeInput) -> NDArray[np.float32]:
+    try:
+        return n4_corrected(values)
+    except (ValueError, RuntimeError) as error:  # SimpleITK raises RuntimeError
+        raise DataError(
+            source.path,
+            key="mr.n4",
+            expected="an image whose bias field can be found",
+            found=str(error).strip().splitlines()[-1][:200],
+            hint="n4: false leaves the correction out",
+        ) from error
 
 
 def _content(

@@ -186,6 +186,7 @@ def n4_corrected(values: NDArray[Any]) -> NDArray[np.float32]:
 
     Raises:
         ConfigError: if SimpleITK is not installed.
+        ValueError: if the correction does not converge to finite values.
     """
     try:
         import SimpleITK as sitk
@@ -196,6 +197,7 @@ def n4_corrected(values: NDArray[Any]) -> NDArray[np.float32]:
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations([50] * 4)
     n4.SetConvergenceThreshold(1e-3)
+    n4.SetNumberOfThreads(1)  # scans are shared among processes; sums in one order
     return sitk.GetArrayFromImage(
         n4.Execute(image, sitk.GetImageFromArray(inside.astype(np.uint8)))
     )
