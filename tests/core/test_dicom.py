@@ -217,8 +217,6 @@ def test_real_ct_slice_in_hounsfield_units(tmp_path: Path) -> None:
     ],
 )
 def test_real_mr_slice_in_every_transfer_syntax(name: str) -> None:
-    if "jpeg_ls" in name:
-        pytest.importorskip("libjpeg")
     plain, other = (read_radiograph(REAL / n) for n in ("MR_small.dcm", name))
     np.testing.assert_array_equal(other.pixels, plain.pixels)
 
@@ -259,3 +257,23 @@ def test_missing_geometry_is_named(tmp_path: Path) -> None:
     save(dataset(np.zeros((2, 2), np.int16)), tmp_path / "a.dcm")
     with pytest.raises(DataError, match=r"ImagePositionPatient[\s\S]*3 numbers[\s\S]*none"):
         read_dicom_series(tmp_path)
+
+
+def test_a_missing_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JPEG lossless needs a plug-in under GPL-3, which is never installed unasked."""
+    import importlib.util
+
+    from sagittal_core.volumes import dicom_pixels
+
+    def missing(*args: object, **options: object) -> None:
+        raise RuntimeError("Unable to decode: no plugin")
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr("pydicom.pixels.pixel_array", missing)
+    monkeypatch.setattr(
+        dicom_pixels.importlib.util, "find_spec", lambda n: None if n == "libjpeg" else find(n)
+    )
+    data = pydicom.dcmread(REAL / "CT_small.dcm")
+    data.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLosslessSV1
+    with pytest.raises(DataError, match=r"JPEG Lossless[\s\S]*no plugin[\s\S]*volumes-gpl"):
+        dicom_pixels.grey_values(data, REAL / "CT_small.dcm")

@@ -113,6 +113,7 @@ def _picture(file: Path) -> Radiograph:
         raise DataError(
             file, key="image", expected="a readable picture", found=type(error).__name__
         ) from error
+    pixels: NDArray[Any]
     if image.mode in ("RGB", "RGBA", "LA", "P", "PA", "1"):
         _expect_eight_bits(file)
         pixels = _one_channel(file, image)
