@@ -108,6 +108,8 @@ def test_rescale_then_window_then_inversion(tmp_path: Path) -> None:
     # PS3.3 C.11.2.1.2: ((x - (c - 0.5)) / (w - 1) + 0.5) of the output range, clipped.
     windowed = read_radiograph(file, window=True)
     share = np.clip(((2.0 * STORED - 200) - 200) / 400 + 0.5, 0, 1)
+    assert windowed.windowed
+    assert not plain.windowed
     assert windowed.full_range[0] < windowed.full_range[1]
     scaled = (windowed.pixels - windowed.full_range[0]) / np.ptp(windowed.full_range)
     np.testing.assert_allclose(scaled, 1 - share, atol=1e-6)
@@ -119,6 +121,7 @@ def test_without_tables_values_are_as_stored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.pixels, STORED)
     assert found.pixels.dtype == np.uint16
     assert found.full_range == (0, 4095)
+    assert not found.windowed
     assert found.spacing == (0.14, 0.15)
     assert "4711" not in repr(found)
 

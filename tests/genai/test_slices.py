@@ -332,3 +332,16 @@ def test_missing_scans_and_pictures_are_named(tmp_path: Path) -> None:
     (tmp_path / "s" / "index" / "a.parquet").unlink()
     with pytest.raises(DataError, match=r"1 scans[\s\S]*0"):
         folder.index()
+
+
+def test_more_classes_than_eight_bits_survive_the_label_picture(tmp_path: Path) -> None:
+    values, organ, affine = body()
+    write_nifti(tmp_path / "i.nii", values, affine)
+    write_nifti(tmp_path / "m.nii", organ.astype(np.uint8), affine)
+    classes = {n + 1: f"c{n:03d}" for n in range(300)}
+    scan = ct_scan(tmp_path / "i.nii", (Organ(tmp_path / "m.nii", "c299", 0.5),))
+    index = cut(tmp_path / "s", scan, classes)
+    label = SliceFolder(tmp_path / "s").label(index.iloc[len(index) // 2])
+    assert label is not None
+    assert np.unique(label).tolist() == [0, 300]
+    assert index["organs"][0] == ["c299"]

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.run_folder import write_atomically
 from sagittal_genai.slices.cut import Job, cut_scan
-from sagittal_genai.slices.folder import FolderWriter, merge_indices, read_account
+from sagittal_genai.slices.folder import FolderWriter, merge_indices
 from sagittal_genai.slices.overview import write_overview
 from sagittal_genai.slices.plan import Plan, make_plan
 from sagittal_genai.slices.radiograph_table import RadiographTable
@@ -79,7 +79,7 @@ def slice_scans(
         with FileLock(out / ".lock", timeout=0):
             writer = FolderWriter(out, plan.identity, plan.classes)
             job = Job(writer, settings, plan.columns)
-            todo = [scan for scan in plan.scans if not writer.has(scan.name)]
+            todo = [scan for scan in plan.scans if not writer.has(scan.name, scan.fingerprint)]
             print(
                 f"{len(plan.scans)} scans: {len(plan.scans) - len(todo)} are there, {len(todo)} to"
                 f" do, {len(plan.refused)} refused beforehand",
@@ -161,7 +161,7 @@ def _finish(
     writer: FolderWriter, plan: Plan, refused: list[Refusal], config: dict[str, Any], seed: int
 ) -> None:
     _write_table(writer.folder / "refused.csv", Refusal._fields, refused)
-    done = [scan.name for scan in plan.scans if writer.has(scan.name)]
+    done = sorted(s.name for s in plan.scans if writer.has(s.name, s.fingerprint))
     if not done:
         raise DataError(
             writer.folder / "refused.csv",
@@ -169,9 +169,9 @@ def _finish(
             expected="at least one that can be used",
             found=f"{len(refused)} refused, the first: {refused[0].reason}",
         )
-    index = merge_indices(writer.folder, done)
+    index, accounts = merge_indices(writer.folder, done)
     splits = Counter(index["split"].to_pylist())
-    empty = [name for name in done if read_account(writer.folder, name)["masks_empty"]]
+    empty = [name for name, a in zip(done, accounts, strict=True) if a["masks_empty"]]
     counts = {
         "scans": len(done),
         "slices": len(index),
@@ -181,7 +181,7 @@ def _finish(
         "masks_empty": empty,
     }
     writer.describe(**counts)
-    write_overview(writer.folder, len(refused), config, seed)
+    write_overview(writer.folder, accounts, len(refused), config, seed)
     print(
         f"{len(index)} slices of {len(done)} scans, {len(refused)} refused:"
         f" {splits['train']} train, {splits['val']} val, {splits['test']} test",
