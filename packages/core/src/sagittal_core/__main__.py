@@ -25,16 +25,26 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sagittal_core", description=__doc__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("info", help="what is installed, which kernels run (the default)")
-    commands.add_parser("fetch", help="put the sample data into the cache")
+    fetch = commands.add_parser("fetch", help="put the sample data into the cache")
+    fetch.add_argument("names", nargs="*", help="which; all of it by default")
     render = commands.add_parser("render", help="make the tables of Markdown files anew")
     render.add_argument("files", nargs="+", type=Path)
     given = parser.parse_args(args)
     if given.command == "fetch":
-        from sagittal_core import sample_data
-
-        sample_data.fetch()
-        return 0
+        return _fetch(given.names)
     return _render(given.files) if given.command == "render" else _info()
+
+
+def _fetch(names: list[str]) -> int:
+    from sagittal_core import sample_data
+    from sagittal_core.errors import DataError
+
+    try:
+        sample_data.fetch(names or None)
+    except DataError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
 
 
 def _render(files: list[Path]) -> int:
@@ -60,7 +70,8 @@ def _version(distribution: str) -> str:
 
 
 def _info() -> int:
-    for name in ("sagittal-core", "sagittal-mri", "sagittal-kernels", "torch", "lightning"):
+    domains = ("sagittal-mri", "sagittal-genai")
+    for name in ("sagittal-core", *domains, "sagittal-kernels", "torch", "lightning"):
         print(f"{name:17} {_version(name)}")
 
     import torch
@@ -91,7 +102,7 @@ def _sample_data() -> None:
     from sagittal_core import sample_data
     from sagittal_core.errors import DataError
 
-    for name in ("mni152_t1", "dipy_t1_coronal"):
+    for name in sample_data.names():
         try:
             state = str(sample_data.path(name))
         except DataError:
