@@ -21,7 +21,10 @@ def completion(text: str | None, reason: str = "stop", **message: Any) -> dict[s
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Each answer: a dict (200), (status, body text, headers) or "cut"; the last one repeats."""
+    """Each answer: a dict (200), (status, body text, headers), "cut", or a function of the body.
+
+    The last one repeats.
+    """
 
     daemon_threads = True
 
@@ -46,6 +49,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.headers.append(dict(self.headers))
         answers = self.server.answers
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if callable(answer):
+            answer = answer(self.server.received[-1])
         if answer == "cut":
             # Promise more than is sent, then reset.
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,11 @@ def explain(
         "held_out": [held_out, judged_images],
         "seed": seed,
     }
-    lock = begin(out, identity(store, codes, settings), fresh)
-    with lock:
+    with ExitStack() as stack:
+        stack.enter_context(begin(out, identity(store, codes, settings), fresh))
+        for asked_later in (llm, judge):
+            if asked_later is not None:
+                stack.callback(asked_later.close)
         rows = Rows(matrix, index, held_out, store)
         table = ConceptTable(index, columns, store)
         pictures = None if slices is None else Pictures(slices, index)

@@ -63,7 +63,11 @@ def search(
         asked,
         {n: f.words for n, f in names.items()},
     )
-    found = matcher.match(query)
+    try:
+        found = matcher.match(query)
+    finally:
+        if asked is not None:
+            asked.close()
     if not found.features:
         print(f"{found.outcome.replace('_', ' ')}: none of {len(names)} named features fits")
         return 1

@@ -54,3 +54,6 @@ class LanguageModel(ABC):
                 do not.
         """
         raise NotImplementedError(f"{self.name} does not score given answers")
+
+    def close(self) -> None:  # noqa: B027 - most models hold nothing open
+        """Give connections back; the next request opens new ones."""

@@ -93,3 +93,7 @@ class CachedModel(LanguageModel):
     def choose(self, messages: Sequence[Message], options: Sequence[str]) -> ChoiceScores:
         """Score options; these are not cached."""
         return self.model.choose(messages, options)
+
+    def close(self) -> None:
+        """Close the model."""
+        self.model.close()

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from sagittal_core.errors import DataError
 from sagittal_core.seeds import counter_seed
 from sagittal_genai.concepts.table import ConceptTable
-from sagittal_genai.metrics.monosemanticity import monosemanticity, rows_per_group, top_rows
+from sagittal_genai.metrics.monosemanticity import monosemanticity
 
 if TYPE_CHECKING:
     import pandas
@@ -94,27 +94,41 @@ class Rows:
         if shared:
             _refuse(source, "split", "no subject in two splits", f"{len(shared)} subjects in both")
 
-    def top(self, values: NDArray, rows: NDArray, count: int, subjects: int | None = None) -> Top:
+    def top(self, values: NDArray, rows: NDArray, count: int) -> Top:
         """The ``count`` images of the largest values, of as many subjects as possible.
 
         Args:
             values: (a,), positive.
             rows: The row of each, (a,).
             count: Images wanted.
-            subjects: Of all rows that could be chosen; None: of ``rows``.
         """
         # Of an image's tokens, the most active one stands for it.
         order = np.lexsort((rows, -values))
-        first = np.sort(np.unique(self.image[rows[order]], return_index=True)[1])
-        kept = order[first]
-        groups = self.subject[rows[kept]]
-        if subjects is None:
-            subjects = len(np.unique(groups))
-        per_group = -(-count // max(1, min(count, subjects)))
-        chosen = top_rows(values[kept], rows[kept], self.subject, count, per_group)
-        value_of = dict(zip(rows[kept].tolist(), values[kept].tolist(), strict=True))
-        picked = np.array([value_of[row] for row in chosen.rows.tolist()], dtype=np.float64)
-        return Top(chosen.rows, picked, len(np.unique(chosen.groups)))
+        kept = order[np.sort(np.unique(self.image[rows[order]], return_index=True)[1])]
+        chosen = kept[spread(values[kept], self.subject[rows[kept]], count)]
+        found = rows[chosen].astype(np.int64)
+        return Top(found, values[chosen].astype(np.float64), len(np.unique(self.subject[found])))
+
+
+def spread(values: NDArray, groups: NDArray, count: int) -> NDArray[np.int64]:
+    """Places of the largest values of every group, then of the second largest, and so on.
+
+    Args:
+        values: (a,).
+        groups: (a,) integers.
+        count: Places wanted; fewer are returned where there are no more.
+
+    Returns:
+        Places by value descending, of equal values the first ones first.
+    """
+    order = np.lexsort((np.arange(len(values)), -values))
+    by_group = order[np.argsort(groups[order], kind="stable")]
+    starts = np.flatnonzero(np.diff(groups[by_group], prepend=-1))
+    turn = np.empty(len(values), dtype=np.int64)
+    lengths = np.diff(np.append(starts, len(values)))
+    turn[by_group] = np.arange(len(values)) - np.repeat(starts, lengths)
+    taken = order[np.argsort(turn[order], kind="stable")][:count]
+    return taken[np.lexsort((taken, -values[taken]))].astype(np.int64)
 
 
 def choose(
@@ -148,8 +162,9 @@ def choose(
     """
     train = rows.codes[rows.train]
     needed = min(min_subjects, len(np.unique(rows.subject[rows.train])))
-    kinds = sum(1 for _ in table.concepts)
-    sets = table.flags[rows.train].toarray() if kinds else np.zeros((len(rows.train), 1))
+    # What every row shows tells none of them apart.
+    telling = np.flatnonzero(table.shares(rows.train)[0] < 1)
+    sets = table.flags[rows.train][:, telling].toarray()
     rng = np.random.default_rng(counter_seed(seed, "monosemanticity"))
     scored = monosemanticity(train, sets, rows.subject[rows.train], rng)
     columns, held_out = train.tocsc(), rows.codes[rows.held_out].tocsc()
@@ -214,6 +229,3 @@ def diverse(rows: Rows, top: Top, count: int) -> Top:
 
 def _refuse(source: object, key: str, expected: str, found: str) -> None:
     raise DataError(str(source), key=key, expected=expected, found=found)
-
-
-__all__ = ["Feature", "Rows", "Top", "choose", "diverse", "rows_per_group"]

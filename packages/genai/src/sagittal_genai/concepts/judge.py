@@ -63,6 +63,9 @@ class Judge(ABC):
     def rank(self, case: Case) -> Verdict:
         """Rank the names of one case."""
 
+    def close(self) -> None:  # noqa: B027 - a judge without a model holds nothing open
+        """Give connections back."""
+
 
 class SentenceJudge(Judge):
     """By the similarity of sentence embeddings: names against the images' metadata in words.
@@ -100,6 +103,10 @@ class ChoiceJudge(Judge):
         self.llm, self.identity = llm, f"choice {llm.identity}"
         self.sees_images = llm.sees_images
 
+    def close(self) -> None:
+        """Close the model."""
+        self.llm.close()
+
     def rank(self, case: Case) -> Verdict:
         """Rank by pointwise mutual information."""
         seen = self.llm.choose(_question(case, case.images), case.names).logprobs
@@ -119,6 +126,10 @@ class RankingJudge(Judge):
     def __init__(self, llm: LanguageModel) -> None:
         self.llm, self.identity = llm, f"ranking {llm.identity}"
         self.sees_images = llm.sees_images
+
+    def close(self) -> None:
+        """Close the model."""
+        self.llm.close()
 
     def rank(self, case: Case) -> Verdict:
         """Ask once, greedily."""

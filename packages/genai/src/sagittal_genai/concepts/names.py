@@ -145,7 +145,7 @@ def phrase(text: str) -> str:
     if len(lines) > 1 and lines[0].endswith(":"):
         lines = lines[1:]
     line = lines[0] if lines else ""
-    line = re.sub(r"^([-*•>#]+|\(?\d+[.)])\s*", "", line)
+    line = re.sub(r"^([-*•>#]+\s+|\(?\d+[.)]\s*)", "", line)
     line = re.sub(r"[*_`]{1,3}(\S.*?\S|\S)[*_`]{1,3}", r"\1", line)
     line = _BEFORE.sub("", line)
     line = _OPENING.sub("", line)

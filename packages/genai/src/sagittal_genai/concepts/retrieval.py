@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from sagittal_core.llm import LanguageModel, Message, Request, parse
+from sagittal_genai.concepts.features import spread
 from sagittal_genai.concepts.table import ConceptTable
 from sagittal_genai.concepts.words import TfIdf
-from sagittal_genai.metrics.monosemanticity import top_rows
+
+# A name much less like the query than the best one would add what was not asked for.
+_NEAR = 0.7
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Matcher:
             self._vectors = self._encoder.encode([self.names[n] for n in self.numbers])
 
     def match(self, query: str) -> Match:
-        """Features for a query, at most ``count``."""
+        """Features for a query, at most ``count``, none much less similar than the best."""
         if not self.numbers:
             return Match((), outcome="nothing matches")
         if self.how == "llm":
@@ -77,7 +80,8 @@ class Matcher:
             scores = np.asarray(self._encoder.encode([query])[0] @ self._vectors.T, np.float64)
         else:
             scores = self._words.scores(query)
-        best = [i for i in np.lexsort((self.numbers, -scores))[: self.count] if scores[i] > 0]
+        least = max(1e-9, _NEAR * float(scores.max()))
+        best = [i for i in np.lexsort((self.numbers, -scores))[: self.count] if scores[i] >= least]
         if not best:
             return Match((), outcome="nothing matches")
         chosen = tuple(self.numbers[i] for i in best)
@@ -175,10 +179,7 @@ class Images:
 
     def best(self, scores: NDArray, count: int) -> NDArray[np.int64]:
         """Places of the images with the best scores, one of a subject if there are enough."""
-        subjects = len(np.unique(self.subject))
-        per_subject = -(-count // max(1, min(count, subjects)))
-        places = np.arange(len(scores))
-        return top_rows(scores, places, self.subject, count, per_subject).rows
+        return spread(scores, self.subject, count)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Pictures:
         self._grid = index[list(grid)].to_numpy() if set(grid) <= set(index.columns) else None
 
     def image(self, row: int, size: int) -> Image.Image:
-        """RGB, at most ``size`` pixels wide and high; a token's place is marked.
+        """RGB, its longer side ``size`` pixels; a token's place is marked.
 
         Raises:
             DataError: There is no such picture, or it cannot be read.
@@ -47,10 +47,12 @@ class Pictures:
                 self.folder.folder, key="image", expected="names inside the folder", found=str(name)
             )
         picture = Image.fromarray(self.folder.image({"image": str(name)})).convert("RGB")
-        picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+        share = size / max(picture.size)
+        fitted = tuple(max(1, round(side * share)) for side in picture.size)
+        picture = picture.resize((fitted[0], fitted[1]), Image.Resampling.LANCZOS)
         box = self.box(row, picture.size)
         if box:
-            ImageDraw.Draw(picture).rectangle(box, outline=_BOX, width=max(1, size // 64))
+            ImageDraw.Draw(picture).rectangle(box, outline=_BOX, width=max(1, size // 72))
         return picture
 
     def box(self, row: int, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
