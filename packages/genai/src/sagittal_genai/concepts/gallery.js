@@ -53,7 +53,8 @@
     main.append(none);
     count.textContent = `${shown} of ${cards.length} features`;
   };
-  for (const control of [query, order, named]) control.addEventListener("input", show);
+  query.addEventListener("input", show);
+  for (const control of [order, named]) control.addEventListener("change", show);
   document.querySelector("nav form").addEventListener("submit", (event) => event.preventDefault());
   show();
 })();
