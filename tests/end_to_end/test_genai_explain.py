@@ -21,7 +21,6 @@ from chat_server import completion, serving  # noqa: E402
 from concept_data import NAMES, NOISE, Made, make  # noqa: E402
 
 from sagittal_genai.cli import run  # noqa: E402
-from sagittal_genai.concepts.judge import Case, Judge, Verdict  # noqa: E402
 
 pytestmark = pytest.mark.e2e
 CONFIGS = TESTS.parent / "packages" / "genai" / "configs"
@@ -288,23 +287,35 @@ def test_search_needs_a_finished_explain(
 def test_every_configuration_runs(
     config: str, made: Made, tokens: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As shipped but for the folders, with the sample data's sentence encoder as judge."""
     monkeypatch.chdir(tmp_path)
     data = tokens if "tokens" in config else made
     values = yaml.safe_load((CONFIGS / config).read_text())
     values |= {"store": str(data.store), "codes": str(data.codes), "slices": str(data.slices)}
-    values |= {"out": "out", "autoencoder": None, "twin": None}
-    # Sample data is not for this test: a model that is there takes its place.
-    values["judge"] = {"class_path": f"{__name__}.Alphabet"}
-    values["columns"] = None
+    values |= {"out": "out", "columns": None, "query_columns": None}
+    del values["autoencoder"]
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
     assert run(["explain", "-c", "c.yaml"]) == 0
+    assert names(tmp_path / "out") == TRUTH
+    share, chance, n = table(tmp_path / "out", "judge")["rank <= 2"]
+    assert (chance, n) == ("40 %", len(NAMES))
+    # 6 of 8 or more by chance: 0.05; a slice shows other organs too, so not all need be right.
+    assert float(share.split()[0]) >= 75.0
+
+
+def test_codes_are_made_of_an_autoencoder(made: Made, tmp_path: Path) -> None:
+    """From a finished fit; what they are is the business of the tests of codes."""
+    config = yaml.safe_load((CONFIGS / "sae_topk.yaml").read_text())
+    network = config["model"]["init_args"]["network"]["init_args"]
+    network |= {"input_dim": NOISE + 1, "n_features": 16}
+    network["activation"]["init_args"]["k"] = 3
+    config["data"]["init_args"] |= {"store": str(made.store), "batch_size": 50}
+    config["trainer"] |= {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1}
+    config |= {"runs_dir": str(tmp_path / "runs"), "run_name": "tiny"}
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
+    assert run(["fit", "-c", str(tmp_path / "fit.yaml")]) == 0
+    fresh = made._replace(codes=tmp_path / "codes")
+    autoencoder = str(tmp_path / "runs" / "tiny")
+    options = {"autoencoder": autoencoder, "max_density": 1.0, "min_subjects": 1}
+    assert run(settings(fresh, tmp_path / "out", **options)) == 0
     assert names(tmp_path / "out")
-
-
-class Alphabet(Judge):
-    """Ranks by the alphabet."""
-
-    identity = "alphabet"
-
-    def rank(self, case: Case) -> Verdict:
-        return Verdict(tuple(sorted(range(len(case.names)), key=lambda i: case.names[i])))

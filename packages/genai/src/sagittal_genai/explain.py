@@ -11,12 +11,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 
 from sagittal_core.errors import ConfigError
 from sagittal_core.llm import CachedModel, LanguageModel, ReplyCache
 from sagittal_core.privacy import command_line, without_paths
 from sagittal_core.results import write_results
+from sagittal_core.seeds import counter_seed
 from sagittal_genai.concepts.explained import Explained, identity, image_index, open_data
 from sagittal_genai.concepts.features import Feature, Rows, choose
 from sagittal_genai.concepts.findings import Findings, said, write_report
@@ -35,6 +39,7 @@ from sagittal_genai.concepts.table import ConceptTable
 from sagittal_genai.concepts.thumbnails import Pictures
 
 _GIVE_UP = 5  # answers in a row that did not arrive
+_BACKGROUND = 100  # held-out images that stand for all of them
 
 
 def explain(
@@ -152,7 +157,7 @@ def explain(
         }
         asked = None if llm is None else CachedModel(llm, ReplyCache(out / "replies"))
         named = _name(out, chosen, evidence, table, asked, pictures, seed)
-        judged = _judge(out, chosen, named, table, judge, pictures, seed)
+        judged = _judge(out, chosen, named, table, judge, pictures, rows.held_out, seed)
         found = Findings(chosen, left, table, base, evidence, named, judged)
         explained = Explained(
             store=str(store.resolve()),
@@ -223,7 +228,8 @@ def _name(
     journal = Journal(out / "names.jsonl")
     missing, silent = [f for f in chosen if f.number not in journal.records], 0
     unanswered = 0
-    for feature in track(missing, "naming", disable=model is None, transient=True):
+    console = Console(stderr=True)
+    for feature in track(missing, "naming", console=console, disable=model is None, transient=True):
         rule = rule_name(evidence[feature.number])
         record: dict[str, Any] = {"feature": feature.number, "rule": rule, "name": rule}
         record |= {"source": "rule", "outcome": "ok" if rule else "unnamed", "detail": ""}
@@ -254,6 +260,7 @@ def _judge(
     table: ConceptTable,
     judge: Judge | None,
     pictures: Pictures | None,
+    held_out: NDArray[np.int64],
     seed: int,
 ) -> dict[int, dict[str, Any]]:
     """A record of each feature: the rank of its name, or why there is none."""
@@ -263,7 +270,9 @@ def _judge(
     names = {number: record["name"] for number, record in named.items() if record["name"]}
     silent = unanswered = 0
     missing = [f for f in chosen if f.number not in journal.records]
-    for feature in track(missing, "judging", transient=True):
+    draw = np.random.default_rng(counter_seed(seed, "background")).permutation(held_out)
+    background = tuple(table.describe(int(row)) for row in draw[:_BACKGROUND])
+    for feature in track(missing, "judging", console=Console(stderr=True), transient=True):
         seen = feature.held_out.rows.tolist()
 
         def images(rows: Sequence[int] = seen) -> tuple[bytes, ...]:
@@ -271,7 +280,7 @@ def _judge(
             return tuple(pictures.png(row) for row in rows)
 
         described = [table.describe(row) for row in seen]
-        record = judgement(judge, feature.number, names, described, images, seed, least=3)
+        record = judgement(judge, feature.number, names, described, images, seed, 3, background)
         if record["outcome"] == "transport":
             silent, unanswered = silent + 1, unanswered + 1
             if silent == _GIVE_UP:

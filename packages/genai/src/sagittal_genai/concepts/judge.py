@@ -25,12 +25,14 @@ class Case:
         descriptions: Metadata of its held-out images in words, most active first.
         images: Their PNGs, if there are any.
         names: Five names in shuffled order.
+        background: Descriptions of held-out images at large.
         seed: Of this case.
     """
 
     descriptions: Sequence[str]
     images: tuple[bytes, ...]
     names: Sequence[str]
+    background: tuple[str, ...] = ()
     seed: int = 0
 
 
@@ -70,6 +72,9 @@ class Judge(ABC):
 class SentenceJudge(Judge):
     """By the similarity of sentence embeddings: names against the images' metadata in words.
 
+    What counts is how much more similar a name is to these images than to held-out images at large:
+    some names are a little like everything.
+
     Args:
         encoder: Folder or sample-data name of a sentence encoder.
     """
@@ -77,16 +82,22 @@ class SentenceJudge(Judge):
     def __init__(self, encoder: str = "minilm") -> None:
         self.encoder, self.identity = encoder, f"sentence {encoder}"
         self._loaded: Any = None
+        self._background: tuple[tuple[str, ...], Any] = ((), None)
 
     def rank(self, case: Case) -> Verdict:
-        """Rank by the mean cosine between a name and each description."""
+        """Rank by the mean cosine with these descriptions above that with the background."""
         if self._loaded is None:
             from sagittal_core.encoders import SentenceEncoder
 
             self._loaded = SentenceEncoder(self.encoder)
         shown = self._loaded.encode(list(case.descriptions))
         names = self._loaded.encode(list(case.names))
-        return Verdict(_descending((names @ shown.T).mean(1)))
+        scores = (names @ shown.T).mean(1)
+        if case.background:
+            if self._background[0] != case.background:
+                self._background = case.background, self._loaded.encode(list(case.background))
+            scores = scores - (names @ self._background[1].T).mean(1)
+        return Verdict(_descending(scores))
 
 
 class ChoiceJudge(Judge):
@@ -237,6 +248,7 @@ def judgement(
     images: Callable[[], tuple[bytes, ...]],
     seed: int,
     least: int,
+    background: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """One record: the rank of a feature's own name, or why there is none.
 
@@ -248,6 +260,7 @@ def judgement(
         images: Their PNGs, asked for only if the judge sees images.
         seed: Of the run.
         least: Held-out images that a judgement needs.
+        background: Descriptions of held-out images at large.
     """
     chosen = candidates(names, feature, seed) if feature in names else None
     why = ""
@@ -260,7 +273,9 @@ def judgement(
     if why or chosen is None:
         return {"feature": feature, "outcome": "left out", "detail": why}
     shown = images() if judge.sees_images else ()
-    case = Case(descriptions, shown, [n for n, _ in chosen], counter_seed(seed, "judge", feature))
+    name_list = [name for name, _ in chosen]
+    case_seed = counter_seed(seed, "judge", feature)
+    case = Case(descriptions, shown, name_list, background, case_seed)
     verdict = judge.rank(case)
     record = {"feature": feature, "outcome": verdict.outcome, "detail": verdict.detail}
     record["candidates"] = list(case.names)
