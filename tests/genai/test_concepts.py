@@ -289,7 +289,7 @@ def test_an_unreadable_verdict_is_counted_apart() -> None:
 class Knows(Judge):
     """Puts a given name first."""
 
-    identity = "knows"
+    name = identity = "knows"
 
     def __init__(self, name: str) -> None:
         self.name = name

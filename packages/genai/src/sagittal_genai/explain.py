@@ -183,7 +183,9 @@ def explain(
             limit_mb=gallery_mb,
         )
         tables = found.tables() | test.tables
-        notes = [*test.notes, found.left_out()]
+        judged_by = "nobody" if judge is None else judge.name
+        about = f"Named by {by}; judged by {judged_by}, on images of the {held_out} split."
+        notes = [about, *test.notes, found.left_out()]
         write_report(out / "report.html", tables, notes, without_paths(settings))
         write_results(
             out / "results.json",

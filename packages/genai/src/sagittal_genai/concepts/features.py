@@ -164,7 +164,7 @@ def choose(
     needed = min(min_subjects, len(np.unique(rows.subject[rows.train])))
     # What every row shows tells none of them apart.
     telling = np.flatnonzero(table.shares(rows.train)[0] < 1)
-    sets = table.flags[rows.train][:, telling].toarray()
+    sets = table.flags[rows.train][:, telling].astype(np.uint8).toarray()
     rng = np.random.default_rng(counter_seed(seed, "monosemanticity"))
     scored = monosemanticity(train, sets, rows.subject[rows.train], rng)
     columns, held_out = train.tocsc(), rows.codes[rows.held_out].tocsc()

@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,12 @@ class Judge(ABC):
     """Ranks names by how well they fit images.
 
     Attributes:
+        name: For people; holds no path.
         identity: All that decides its verdicts.
+        sees_images: Whether a case needs images.
     """
 
+    name: str
     identity: str
     sees_images: bool = False
 
@@ -81,6 +85,7 @@ class SentenceJudge(Judge):
 
     def __init__(self, encoder: str = "minilm") -> None:
         self.encoder, self.identity = encoder, f"sentence {encoder}"
+        self.name = f"sentence embeddings of {Path(encoder).name}"
         self._loaded: Any = None
         self._background: tuple[tuple[str, ...], Any] = ((), None)
 
@@ -112,6 +117,7 @@ class ChoiceJudge(Judge):
 
     def __init__(self, llm: LanguageModel) -> None:
         self.llm, self.identity = llm, f"choice {llm.identity}"
+        self.name = f"probabilities of {llm.name}"
         self.sees_images = llm.sees_images
 
     def close(self) -> None:
@@ -136,6 +142,7 @@ class RankingJudge(Judge):
 
     def __init__(self, llm: LanguageModel) -> None:
         self.llm, self.identity = llm, f"ranking {llm.identity}"
+        self.name = f"rankings written by {llm.name}"
         self.sees_images = llm.sees_images
 
     def close(self) -> None:
