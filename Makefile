@@ -13,7 +13,7 @@ PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv data demo test study backends fuzz cuda-compile lint bench clean
+.PHONY: help venv data demo test browser-test study backends fuzz cuda-compile lint bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -52,6 +52,9 @@ demo: data ## train self-supervised and supervised UNITS, compare them: outputs/
 
 test: data ## unit and end-to-end tests (ARGS="-k name" narrows them)
 	$(PYTEST) -n $(WORKERS) --dist worksteal $(ARGS)
+
+browser-test: data ## pages in a headless browser (needs chromium and chromedriver, or CHROME=...)
+	$(PYTEST) -m browser tests/browser $(ARGS)
 
 study: data ## the long tests, minutes to hours
 	$(PYTEST) -m study $(ARGS)

