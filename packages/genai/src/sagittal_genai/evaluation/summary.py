@@ -78,6 +78,11 @@ def mean_auc(probes: Sequence[Mapping[str, Any]]) -> Score:
     return Score(value, np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan))
 
 
+def probe_keys() -> list[str]:
+    """``"all"`` features, then numbers of them as text."""
+    return ["all", *map(str, FEATURE_COUNTS)]
+
+
 def probe_scores(one: Evaluated, run: Mapping[str, Any], kept: Sequence[str]) -> dict[str, Score]:
     """Mean AUROC of dense, all and N features, by ``"dense"``, ``"all"``, ``"1"``, ...
 
@@ -87,7 +92,7 @@ def probe_scores(one: Evaluated, run: Mapping[str, Any], kept: Sequence[str]) ->
     dense = mean_auc([one.dense["targets"][name] for name in kept])
     found = {"dense": dense}
     ends = interval(dense.draws) or (dense.value, dense.value)
-    for key in ("all", *map(str, FEATURE_COUNTS)):
+    for key in probe_keys():
         found[key] = mean_auc([run["probes"]["targets"][name][key] for name in kept])
         for name, ratio in (("recovery", recovery), ("above chance", recovery_above_chance)):
             draws = [ratio(a, b) for a, b in zip(found[key].draws, dense.draws, strict=True)]
@@ -201,7 +206,7 @@ def recovery_table(evaluated: Sequence[Evaluated], kept: Sequence[str]) -> Table
     for one in evaluated:
         scores = probe_scores(one, one.runs[0], kept)
         body.append([one.label, "dense", scores["dense"].text(), "", ""])
-        for key in ("all", *map(str, FEATURE_COUNTS)):
+        for key in probe_keys():
             names = (key, f"recovery @{key}", f"above chance @{key}")
             body.append([one.label, key, *(scores[name].text() for name in names)])
     return columns, body
