@@ -191,6 +191,11 @@ def test_monosemanticity_by_hand() -> None:
     p = np.array([2, 1, 1]) / 4  # scans 0 1 2 3
     assert found.specificity[1] == pytest.approx(1 + (p * np.log(p)).sum() / np.log(3))
     assert found.coherence[1] == pytest.approx(max(0, 1 / 6 - found.null))
+    again = mono.m_of(
+        csr_matrix(codes), np.array([1, 4]), sets, np.arange(12), found.null, count=4, least=2
+    )
+    assert again[0] == pytest.approx(found.values[1])
+    assert np.isnan(again[1])
 
 
 def test_halves_of_the_subjects_spread_around_m() -> None:

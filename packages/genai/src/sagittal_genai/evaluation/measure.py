@@ -23,7 +23,7 @@ from sagittal_genai.metrics.features import (
     quantiles,
 )
 from sagittal_genai.metrics.fidelity import Fidelity
-from sagittal_genai.metrics.monosemanticity import monosemanticity, resampled_m
+from sagittal_genai.metrics.monosemanticity import m_of, monosemanticity, resampled_m
 from sagittal_genai.metrics.probes import (
     DENSE_STRENGTHS,
     FEATURE_COUNTS,
@@ -227,14 +227,13 @@ def measure_monosemanticity(
     places, groups, unit, judged = per_split["test"]
     order = np.argsort(-chosen_by.values, kind="stable")[:TOP_FEATURES]
     chosen = chosen_by.features[order]
-    on_test = dict(zip(judged.features.tolist(), judged.values.tolist(), strict=True))
-    # Every feature counts, also one with too few rows in test: it did not hold up.
-    values = [on_test.get(int(feature), 0.0) for feature in chosen]
+    values = m_of(codes[places], chosen, sets[places], groups, judged.null)
     subject = sampled.unit[np.searchsorted(np.flatnonzero(rows.mask("test")), places)]
     halves = resampled_m(
         codes[places], chosen, sets[places], groups, sampled.halves[:, subject], judged.null
     )
-    m = float(np.mean(values)) if values else 0.0
+    # Every feature counts, also one that is hardly active in test: it did not hold up.
+    m = float(np.nan_to_num(values).mean()) if len(values) else 0.0
     # A half has fewer rows to choose from: its spread is what is wanted, around the figure itself.
     draws = m + halves - halves.mean() if len(halves) else halves
     best = np.sort(judged.values)[::-1]
@@ -252,7 +251,7 @@ def measure_monosemanticity(
         "per unit": {"val": chosen_by.per_group, "test": judged.per_group},
         "left out": judged.counts,
         "judged": len(best),
-        "gone in test": sum(int(f) not in on_test for f in chosen),
+        "gone in test": int(np.isnan(values).sum()),
     }
 
 

@@ -141,7 +141,7 @@ def _notes(
         if found.get("gone in test"):
             notes.append(
                 f"{one.label}: {found['gone in test']} of the ten features chosen on val have"
-                " fewer than ten rows in test and count as M = 0."
+                " fewer than five rows in test and count as M = 0."
             )
         if found.get("left out"):
             reasons = ", ".join(f"{count} {why}" for why, count in found["left out"].items())
