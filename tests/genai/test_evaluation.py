@@ -162,6 +162,12 @@ def test_a_difference_is_of_pairs_and_judged_by_its_interval() -> None:
     alone = summary.differences(measured(0.6, []), measured(0.5, []), ["liver"])
     assert {verdict for _, verdict in alone.values()} == {"one subject: no interval"}
     assert summary.differences(real, measured(0.5, [], same="y"), ["liver"]) == {}
+    del control.runs[0]["monosemanticity"]["m"]
+    found = summary.differences(real, control, ["liver"])
+    assert found["monosemanticity M"][1] == summary.NOT_BOTH
+    assert "Not defined for both, and not compared: monosemanticity M." in summary.sentence(
+        "real", "random", found
+    )
 
 
 def test_targets_count_by_the_labels_under_study_alone() -> None:
@@ -178,4 +184,4 @@ def test_a_resample_without_a_class_leaves_its_target_out() -> None:
     assert found.value == pytest.approx(0.7)
     np.testing.assert_allclose(found.draws, [0.65, 0.6, nan])
     assert Score(0.7, np.empty(0)).text() == "0.700"
-    assert Score(nan, np.empty(0)).text() == "dense at chance"
+    assert Score(nan, np.empty(0)).text() == "not defined"

@@ -233,13 +233,12 @@ def measure_monosemanticity(
         codes[places], chosen, sets[places], groups, sampled.halves[:, subject], judged.null
     )
     # Every feature counts, also one that is hardly active in test: it did not hold up.
-    m = float(np.nan_to_num(values).mean()) if len(values) else 0.0
+    m = float(np.nan_to_num(values).mean()) if len(values) else np.nan
     # A half has fewer rows to choose from: its spread is what is wanted, around the figure itself.
     draws = m + halves - halves.mean() if len(halves) else halves
     best = np.sort(judged.values)[::-1]
-    return {
-        "m": m,
-        "draws": rounded(draws),
+    found: dict[str, Any] = {"m": m, "draws": rounded(draws)} if len(values) else {}
+    return found | {
         "published": float(best[:TOP_FEATURES].mean()) if len(best) else 0.0,
         "values": rounded(best),
         "coherence": float(judged.coherence.mean()) if len(best) else 0.0,
@@ -297,7 +296,7 @@ def measure_retrieval(
     dense = x[places] / np.maximum(np.linalg.norm(x[places], axis=1, keepdims=True), 1e-12)
     ways: dict[str, Callable[[int], NDArray]] = {
         "dense": lambda query: dense @ dense[query],
-        "random": lambda query: rng.random(len(places)),
+        "random": lambda query: np.zeros(len(places)),
     }
     if codes is not None:
         prints = Fingerprints(codes[places])
@@ -307,8 +306,10 @@ def measure_retrieval(
     found: dict[str, Any] = {"queries": len(asked), "rows": len(places)}
     scores = {way: np.full((2, len(places)), np.nan) for way in ways}
     for query in track(asked.tolist(), "retrieval"):
+        draw = np.random.default_rng(counter_seed(seed, "lots of a query", query))
+        lots = draw.permutation(len(places))
         for way, similarity in ways.items():
-            hits = nearest(similarity(query), subject, scan, query)
+            hits = nearest(similarity(query), subject, scan, query, lots)
             scores[way][0, query] = cosines(dense, query, hits)
             if labelled[query]:
                 known = hits[labelled[hits]]
