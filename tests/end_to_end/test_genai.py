@@ -40,13 +40,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(config: Path, store: Path, folder: Path) -> Path:
     settings = yaml.safe_load(config.read_text())
     network = settings["model"]["init_args"]["network"]["init_args"]
-    network |= {"input_dim": DIM, "n_features": FEATURES}
+    network["input_dim"] = DIM
     if "prefixes" in network:
         network["prefixes"] = [16, FEATURES]
-    activation = network["activation"]["init_args"]
-    activation["k"] = 4
-    if "n_features" in activation:
-        activation["n_features"] = FEATURES
+    if "k_values" in network:
+        network["k_values"] = [2, 4]
+    else:
+        network["n_features"] = FEATURES
+        activation = network["activation"]["init_args"]
+        activation["k"] = 4
+        if "n_features" in activation:
+            activation["n_features"] = FEATURES
     settings["model"]["init_args"] |= {"dead_after": 2000, "learning_rate": 1e-2}
     settings["data"]["init_args"] |= {"store": str(store), "batch_size": 100}
     settings["runs_dir"] = str(folder / "runs")
@@ -68,7 +72,8 @@ def test_configs_train_and_explain_held_out_rows(config: Path, store: Path, tmp_
     assert run(["test", "-c", str(file)]) == 0
     (folder,) = (tmp_path / "runs").iterdir()
     tested = last(folder / "test.csv")
-    assert tested["test/r2"] > 0.5
+    # SAIL's released code trains no decoder and shrinks what it reconstructs.
+    assert tested["test/r2"] > (0.2 if "compat" in config.stem else 0.5)
     assert 1 < tested["test/l0"] < 12
     assert (folder / "report.html").is_file()
 
