@@ -93,6 +93,28 @@ class BatchTopK(nn.Module):
         self.batches += 1
 
 
+class FixedThreshold(nn.Module):
+    """``p 1[p > theta]`` with thresholds that came with the weights and are not trained.
+
+    Args:
+        n_features: F; thresholds are 0, a ReLU, until they are loaded.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("threshold", torch.zeros(n_features))
+
+    def forward(self, x: Tensor, encoder: Encoder) -> tuple[SparseCodes, Tensor]:
+        """Return the codes of (N, D) rows and a sparsity penalty, here 0."""
+        limit = self.threshold.to(x.dtype)
+        codes = topk_encode(
+            x, encoder.weight, encoder.bias, mode="threshold", b_d=encoder.shift, threshold=limit
+        )
+        return codes, x.new_zeros(())
+
+
 class _Jump(torch.autograd.Function):
     """``p 1[p > theta]``; theta gets the gradient of a box kernel of width ``bandwidth``."""
 
