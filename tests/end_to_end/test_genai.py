@@ -16,9 +16,10 @@ import yaml
 from sagittal_core.run_logger import read_metrics
 from sagittal_core.store import ShardWriter
 from sagittal_genai.cli import run
+from sagittal_genai.runs import load_autoencoder
 
 pytestmark = pytest.mark.e2e
-CONFIGS = sorted((Path(__file__).parents[2] / "packages" / "genai" / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "packages" / "genai" / "configs").glob("sae_*.yaml"))
 DIM, FEATURES, ATOMS = 16, 64, 40
 
 
@@ -76,6 +77,23 @@ def test_configs_train_and_explain_held_out_rows(config: Path, store: Path, tmp_
     assert tested["test/r2"] > (0.2 if "compat" in config.stem else 0.5)
     assert 1 < tested["test/l0"] < 12
     assert (folder / "report.html").is_file()
+
+
+def test_a_run_is_exported_and_read_back(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(next(c for c in CONFIGS if c.stem == "sae_batchtopk"), store, tmp_path)
+    assert run(["fit", "-c", str(config), "--trainer.max_epochs=2"]) == 0
+    prefix, x = tmp_path / "runs" / "sae_batchtopk", torch.randn(50, DIM)
+    sae = load_autoencoder(prefix)
+    wanted = sae.decode(sae.encode(x))
+    for kind in ("sagittal", "saelens"):
+        out = tmp_path / kind
+        assert run(["export", str(prefix), str(out), f"--format={kind}"]) == 0
+        again = load_autoencoder(out)
+        torch.testing.assert_close(again.decode(again.encode(x)), wanted, atol=1e-5, rtol=1e-5)
+    assert run(["export", str(prefix), str(tmp_path / "sagittal")]) == 2
+    assert "exists" in capsys.readouterr().err
 
 
 def test_a_store_without_the_split_is_named(

@@ -170,6 +170,20 @@ class EmbeddingStore:
         """Number of rows."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
+    @property
+    def shard_sizes(self) -> list[int]:
+        """Number of rows of each shard, in order."""
+        return [len(shard) for shard in self._shards]
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the metadata, by the first shard's index; none without a shard."""
+        import pyarrow.parquet
+
+        if not self._shards:
+            return []
+        return list(pyarrow.parquet.read_schema(_index(self.folder, 0)).names)
+
     def rows(self, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:
         """Rows by number, in the order asked for.
 

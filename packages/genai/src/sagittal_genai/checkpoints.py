@@ -6,18 +6,16 @@ A folder of ours holds::
     autoencoder.safetensors  the state of the module; W_d is left out where it is W_e
 """
 
-# ruff: noqa: T201 - a verb that tells the user what it is doing
-
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sagittal_core.errors import ConfigError, DataError
+from sagittal_core.errors import DataError
 from sagittal_core.run_folder import write_atomically
 from sagittal_genai import foreign
 from sagittal_genai.nn.activations import BatchTopK, FixedThreshold, JumpReLU, TopK
@@ -38,29 +36,6 @@ _UNDERSTOOD = (
     f"a folder with {DESCRIPTION} (ours), with cfg.json and sae_weights.safetensors (SAELens) or"
     " sae.safetensors (sparsify), or with hparams.yaml (SAIL), or a .ckpt file of SAIL"
 )
-
-
-def export(run: Path, out: Path, format: Literal["sagittal", "saelens"] = "sagittal") -> None:
-    """Write a trained autoencoder as safetensors and JSON.
-
-    Args:
-        run: Run folder, or its prefix without the hash, or an exported or foreign checkpoint.
-        out: Folder to write; it may not exist yet.
-        format: sagittal, which `load_autoencoder` reads back whole, or saelens, for inference with
-            the package sae-lens: thresholds become those of a JumpReLU, units go into the weights.
-
-    Raises:
-        ConfigError: There is no such run, or `out` exists.
-        DataError: The checkpoint is damaged.
-    """
-    from sagittal_genai.runs import load_autoencoder
-
-    if out.exists():
-        raise ConfigError(f"{out} exists: name a folder that does not")
-    network = load_autoencoder(run)
-    write = save_autoencoder if format == "sagittal" else save_saelens
-    write(network, out)
-    print(f"wrote {out}")
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -9,7 +9,10 @@ from sagittal_core.cli import main as run_cli
 
 def run(args: list[str] | None = None) -> int:
     """Run one verb and return its exit status (0 ok, 2 bad input or config, 3 run finished)."""
-    verbs = {"export": "sagittal_genai.checkpoints:export"}
+    verbs = {
+        "evaluate": "sagittal_genai.evaluate:evaluate",
+        "export": "sagittal_genai.export:export",
+    }
     return run_cli(args, prog="sagittal-genai", verbs=verbs, register="sagittal_genai.registry")
 
 

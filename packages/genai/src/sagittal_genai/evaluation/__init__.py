@@ -1,0 +1,1 @@
+"""What ``sagittal-genai evaluate`` does: rows, measures, their cache, tables and figures."""

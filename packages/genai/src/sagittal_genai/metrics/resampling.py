@@ -1,0 +1,120 @@
+"""The cluster bootstrap over subjects, shared by every metric so that differences are paired."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sagittal_core.seeds import counter_seed
+
+# Bounds the matrices of resamples by rows to ~32 MB.
+_CHUNK_ELEMENTS = 4_000_000
+
+
+class Resamples:
+    """How often each row counts in each resample of whole subjects (Efron & Tibshirani 1993).
+
+    The same subjects and seed give the same resamples, whatever is measured on the rows: the draws
+    of two encoders can be subtracted. With a single subject there is nothing to resample, and the
+    methods return an empty array.
+
+    Attributes:
+        counts: (R, units) how often each subject was drawn.
+        halves: (R, units) bool: half of the subjects, drawn without replacement; a statistic varies
+            over them as over samples (delete-d jackknife, Shao & Wu 1989). Needs four subjects.
+
+    Args:
+        subjects: The independent unit of each row, (n,).
+        resamples: Number R of resamples.
+        seed: Of the resampling.
+    """
+
+    def __init__(
+        self, subjects: ArrayLike | Sequence[str], resamples: int = 500, seed: int = 0
+    ) -> None:
+        names, self.unit = np.unique(np.asarray(subjects).astype(str), return_inverse=True)
+        self.units, self.rows = len(names), len(self.unit)
+        self.identity = hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
+        # A single subject has nothing to resample.
+        count = resamples if self.units > 1 else 0
+        rng = np.random.default_rng(counter_seed(seed, "resampled subjects"))
+        drawn = rng.integers(self.units, size=(count, self.units))
+        drawn += np.arange(count)[:, None] * self.units
+        counted = np.bincount(drawn.ravel(), minlength=count * self.units)
+        self.counts = counted.reshape(count, self.units).astype(np.int32)
+        # For statistics of extreme rows, which a row that counts twice would distort.
+        order = np.argsort(rng.random((count if self.units > 3 else 0, self.units)), axis=1)
+        self.halves = order < self.units // 2
+
+    def ratio(self, above: NDArray, below: NDArray) -> NDArray[np.float64]:
+        """Sum of ``above`` over the sum of ``below`` in each resample, (R,); both are (n,).
+
+        NaN where the sum below is 0.
+        """
+        sums = [np.bincount(self.unit, part, self.units) for part in (above, below)]
+        over, under = (self.counts @ part for part in sums)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(under != 0, over / under, np.nan)
+
+    def mean(self, values: NDArray) -> NDArray[np.float64]:
+        """Mean of (n,) values in each resample, (R,); NaN among the values stands for none."""
+        known = np.isfinite(values)
+        return self.ratio(np.where(known, values, 0), known.astype(float))
+
+    def auroc(
+        self, truth: NDArray, scores: NDArray, known: NDArray | None = None
+    ) -> NDArray[np.float64]:
+        """AUROC in each resample, (R,); NaN where one class is absent.
+
+        A tie counts one half (Mann-Whitney).
+
+        Args:
+            truth: 0 or 1, (n,).
+            scores: (n,).
+            known: Rows that count, (n,) bool; None: all.
+        """
+        order = np.argsort(scores, kind="stable")
+        if known is not None:
+            order = order[known[order]]
+        ordered, unit = scores[order], self.unit[order]
+        positive = truth[order].astype(bool)
+        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        chunk, parts = max(1, _CHUNK_ELEMENTS // len(order)), [np.empty(0)]
+        for first in range(0, len(self.counts), chunk):
+            weight = self.counts[first : first + chunk, unit].astype(np.float64)
+            yes = np.add.reduceat(np.where(positive, weight, 0), starts, axis=1)
+            no = np.add.reduceat(np.where(positive, 0, weight), starts, axis=1)
+            below = no.cumsum(1) - no / 2
+            pairs = yes.sum(1) * no.sum(1)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                parts.append(np.where(pairs > 0, (yes * below).sum(1) / pairs, np.nan))
+        return np.concatenate(parts)
+
+
+def auroc(truth: NDArray, scores: NDArray) -> float:
+    """Area under the ROC curve of (n,) truth, 0 or 1, and scores; a tie counts one half.
+
+    Raises:
+        ValueError: Only one class is there.
+    """
+    positive = truth.astype(bool)
+    yes, no = int(positive.sum()), int((~positive).sum())
+    if not yes or not no:
+        raise ValueError("an AUROC needs both classes")
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]
+    return float((rank[positive].sum() - yes * (yes + 1) / 2) / (yes * no))
+
+
+def interval(draws: ArrayLike, level: float = 0.95) -> tuple[float, float] | None:
+    """Percentile interval of resampled values; None without any (a single subject)."""
+    known = np.asarray(draws, dtype=np.float64)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        return None
+    tail = (1 - level) / 2
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return float(low), float(high)
