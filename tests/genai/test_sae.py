@@ -103,6 +103,17 @@ def test_jumprelu_has_straight_through_gradients() -> None:
     assert int(near.sum()) > 5
 
 
+def test_first_thresholds_of_jumprelu_leave_k_features_active() -> None:
+    sae, x = autoencoder(JumpReLU(F, K)), 40 * rows(500) + 3
+    sae.initialise(x)
+    codes = sae.train().encode(x)
+    # Above the least of K a row, which rounding of the logarithm may let through.
+    assert int((codes.values > 0).sum()) in (K * 500 - 1, K * 500)
+    given = autoencoder(JumpReLU(F, K, initial=0.5))
+    given.initialise(x)
+    torch.testing.assert_close(given.activation.log_threshold.exp(), torch.full((F,), 0.5).double())
+
+
 def test_auxk_is_the_dense_formula_and_reaches_dead_features_only() -> None:
     sae, x = autoencoder(), rows()
     assert float(sae.auxiliary_loss(sae(x), dead_after=10, k_aux=4)) == 0

@@ -160,7 +160,8 @@ class JumpReLU(nn.Module):
         k: Active features of a row to aim at.
         coefficient: lambda.
         bandwidth: Of the pseudo-derivative, in units of the activations.
-        initial: First threshold of every feature.
+        initial: First threshold of every feature; None: that with which ``k`` features of a
+            training row are active at first, set by :meth:`initialise`.
     """
 
     def __init__(
@@ -168,12 +169,23 @@ class JumpReLU(nn.Module):
         n_features: int,
         k: int,
         coefficient: float = 1.0,
-        bandwidth: float = 0.05,
-        initial: float = 0.1,
+        bandwidth: float = 0.3,
+        initial: float | None = None,
     ) -> None:
         super().__init__()
         self.k, self.coefficient, self.bandwidth = k, coefficient, bandwidth
-        self.log_threshold = nn.Parameter(torch.full((n_features,), math.log(initial)))
+        self.initial = initial
+        first = math.log(1.0 if initial is None else initial)
+        self.log_threshold = nn.Parameter(torch.full((n_features,), first))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, encoder: Encoder) -> None:
+        """Set the first thresholds from (n, D) rows, unless one was given."""
+        if self.initial is None:
+            kept = topk_encode(
+                x, encoder.weight, encoder.bias, self.k, "batchtopk", b_d=encoder.shift
+            ).values
+            self.log_threshold.fill_(math.log(float(kept.min())))
 
     def forward(self, x: Tensor, encoder: Encoder) -> tuple[SparseCodes, Tensor]:
         """Return the codes of (N, D) rows and the sparsity penalty."""

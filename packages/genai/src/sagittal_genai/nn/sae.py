@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sagittal_core.ops.sparse import SparseCodes, sparse_decode, topk_encode
-from sagittal_genai.nn.activations import BatchTopK, Encoder, TopK
+from sagittal_genai.nn.activations import BatchTopK, Encoder, JumpReLU, TopK
 
 
 class SAEOutput(NamedTuple):
@@ -88,13 +88,20 @@ class SparseAutoencoder(nn.Module):
 
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
-        """Set the units and the decoder's bias, the geometric median, from (n, D) training rows."""
+        """Set the units, the decoder's bias (the geometric median) and JumpReLU's first thresholds.
+
+        Args:
+            rows: (n, D) training rows.
+        """
         centred = rows - rows.mean(0)
         rms = centred.square().mean().sqrt()
         if not bool(rms > 0):
             raise ValueError("the training rows are all equal: there is nothing to encode")
         self.scale.copy_(1 / rms)
         self.b_d.copy_(geometric_median(rows * self.scale))
+        if isinstance(self.activation, JumpReLU):
+            some = rows[:: -(-len(rows) // 1024)] * self.scale
+            self.activation.initialise(some, Encoder(self.W_e, self.b_e, self.b_d))
         self.initialised.fill_(True)
 
     def forward(self, x: Tensor) -> SAEOutput:
