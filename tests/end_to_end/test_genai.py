@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from sagittal_core.results import read_results
 from sagittal_core.run_logger import read_metrics
 from sagittal_core.store import ShardWriter
 from sagittal_genai.cli import run
@@ -94,6 +96,31 @@ def test_a_run_is_exported_and_read_back(
         torch.testing.assert_close(again.decode(again.encode(x)), wanted, atol=1e-5, rtol=1e-5)
     assert run(["export", str(prefix), str(tmp_path / "sagittal")]) == 2
     assert "exists" in capsys.readouterr().err
+
+
+def test_the_study_trains_and_measures_all_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, results = tmp_path / "s", tmp_path / "r.json"
+    writer = ShardWriter(folder, dim=DIM, dtype=torch.float16, shards=1, identity={"made": "test"})
+    x = torch.randn(60, DIM, generator=torch.Generator().manual_seed(0))
+    index = {"split": np.repeat(["train", "val", "test"], 20), "subject": np.arange(60) // 2}
+    writer.write(0, x, pandas.DataFrame(index))
+    script = str(Path(__file__).parents[2] / "benchmarks" / "study_sae.py")
+    command = [script, "--store", str(folder), "--epochs", "1", "--only"]
+    command += ["sae_topk", "--runs", str(tmp_path / "runs"), "--results", str(results)]
+    network = "--model.init_args.network.init_args."
+    command += [f"{network}input_dim={DIM}", f"{network}n_features=1024"]
+    monkeypatch.setattr(sys, "argv", command)
+    for _ in range(2):  # the second time nothing is trained again
+        runpy.run_path(script, run_name="__main__")
+    found = read_results(results)
+    assert found["n"] == {"subjects": 30, "train rows": 20, "val rows": 20, "test rows": 20}
+    table = found["tables"]["held-out-rows"]
+    (row,) = (dict(zip(table["columns"], row, strict=True)) for row in table["rows"])
+    assert (row["config"], row["active a row"]) == ("sae_topk", "32.0")
+    assert float(row["R2"]) < 1
+    assert 37 < float(row["unused, train"].rstrip(" %")) < 100  # 20 rows use 640 at most
 
 
 def test_a_store_without_the_split_is_named(
