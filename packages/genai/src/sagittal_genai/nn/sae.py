@@ -185,7 +185,7 @@ class SparseAutoencoder(nn.Module):
     def project_gradient(self) -> None:
         """Remove the part of the decoder's gradient that only changes the rows' length."""
         if self.W_d.grad is not None:
-            along = torch.linalg.vecdot(self.W_d.grad, self.W_d)
+            along = torch.einsum("fd,fd->f", self.W_d.grad, self.W_d)
             self.W_d.grad.addcmul_(along[:, None], self.W_d, value=-1)
 
     @torch.no_grad()
