@@ -39,16 +39,16 @@ Work = Callable[[], object]
 class Row:
     """One measurement: what ran, how long, how much memory, how exact.
 
-    `ratio` is the median over the rounds of (this peer / ours) in the same round; `giga` is GFlop/s
-    or GB/s, as `unit` says; `extra_mb` is the highest extra memory of one call; rows of one
-    `sweep` differ in `size` only.
+    `ms` None says that the peer is not installed. `ratio` is the median over the rounds of (this
+    peer / ours) in the same round; `giga` is GFlop/s or GB/s, as `unit` says; `extra_mb` is the
+    highest extra memory of one call; rows of one `sweep` differ in `size` only.
     """
 
     case: str
     operation: str
     peer: str
     threads: int
-    ms: float
+    ms: float | None
     ratio: float | None
     giga: float | None = None
     unit: str = "GFlop/s"
@@ -182,7 +182,7 @@ def thread_counts(counts: Sequence[int]) -> Iterator[tuple[int, dict[str, float]
 def print_rows(rows: list[Row]) -> None:
     """A table on screen; the ratio is to the row of peer "sagittal"."""
     print(
-        f"{'case':28} {'operation':12} {'peer':22} {'ms':>9} {'ratio':>7} {'rate':>15} "
+        f"{'case':28} {'operation':12} {'peer':22} {'ms':>13} {'ratio':>7} {'rate':>15} "
         f"{'extra MB':>9} {'error':>9}"
     )
     for row in rows:
@@ -191,9 +191,13 @@ def print_rows(rows: list[Row]) -> None:
         memory = "" if row.extra_mb is None else f"{row.extra_mb:.1f}"
         error = "" if row.error is None else f"{row.error:.1e}"
         print(
-            f"{row.case:28} {row.operation:12} {row.peer:22} {row.ms:9.2f} {ratio:>7} "
+            f"{row.case:28} {row.operation:12} {row.peer:22} {_time(row):>13} {ratio:>7} "
             f"{rate:>15} {memory:>9} {error:>9}"
         )
+
+
+def _time(row: Row) -> str:
+    return "not installed" if row.ms is None else f"{row.ms:.2f}"
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -233,7 +237,7 @@ def _cells(row: Row) -> list[Cell]:
         row.case,
         row.operation,
         row.peer,
-        f"{row.ms:.2f}",
+        _time(row),
         "" if row.ratio is None else f"{row.ratio:.2f}",
         "" if row.giga is None else f"{row.giga:.1f} {row.unit}",
         "" if row.extra_mb is None else f"{row.extra_mb:.1f}",

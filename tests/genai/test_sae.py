@@ -103,6 +103,17 @@ def test_jumprelu_has_straight_through_gradients() -> None:
     assert int(near.sum()) > 5
 
 
+def test_first_thresholds_of_jumprelu_leave_k_features_active() -> None:
+    sae, x = autoencoder(JumpReLU(F, K)), 40 * rows(500) + 3
+    sae.initialise(x)
+    codes = sae.train().encode(x)
+    # Above the least of K a row, which rounding of the logarithm may let through.
+    assert int((codes.values > 0).sum()) in (K * 500 - 1, K * 500)
+    given = autoencoder(JumpReLU(F, K, initial=0.5))
+    given.initialise(x)
+    torch.testing.assert_close(given.activation.log_threshold.exp(), torch.full((F,), 0.5).double())
+
+
 def test_auxk_is_the_dense_formula_and_reaches_dead_features_only() -> None:
     sae, x = autoencoder(), rows()
     assert float(sae.auxiliary_loss(sae(x), dead_after=10, k_aux=4)) == 0
@@ -164,6 +175,35 @@ def test_the_geometric_median_ignores_how_far_an_outlier_is() -> None:
 def test_prefixes_must_end_at_all_features() -> None:
     with pytest.raises(ValueError, match="rise to n_features = 24"):
         autoencoder(prefixes=[4, 8])
+
+
+@pytest.mark.parametrize("kind", [TopK, BatchTopK])
+def test_each_prefix_may_choose_for_itself(kind: type) -> None:
+    ends, ks = [4, 9, F], [1, 2, K]
+    sae, x = autoencoder(kind(K), prefixes=ends, prefix_k=ks).train(), rows()
+    out = sae(x)
+    p = torch.relu((x - sae.b_d) @ sae.W_e.T + sae.b_e)
+    expected = []
+    for end, k in zip(ends, ks, strict=True):
+        part = p[:, :end]
+        least = (
+            part.topk(k).values[:, -1:] if kind is TopK else part.flatten().topk(k * N).values[-1]
+        )
+        expected.append((part * (part >= least)) @ sae.W_d[:end] + sae.b_d)
+    torch.testing.assert_close(out.reconstructions, torch.stack(expected))
+    parameters = [sae.W_e, sae.W_d, sae.b_e, sae.b_d]
+    ours = torch.autograd.grad(out.reconstructions.square().mean(), parameters)
+    wanted = torch.autograd.grad(torch.stack(expected).square().mean(), parameters)
+    for found, correct in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(found, correct)
+    assert sae.eval()(x).reconstructions.shape == (3, N, D)
+
+
+def test_choices_of_prefixes_need_their_numbers() -> None:
+    with pytest.raises(ValueError, match="one number for each"):
+        autoencoder(prefixes=[4, F], prefix_k=[2, K + 1])
+    with pytest.raises(ValueError, match="not JumpReLU"):
+        autoencoder(JumpReLU(F, K), prefixes=[4, F], prefix_k=[2, K])
 
 
 class Largest(TorchDispatchMode):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bench_codebook", "bench_nufft", "bench_sparse"])
+@pytest.mark.parametrize("name", ["bench_codebook", "bench_nufft", "bench_sae", "bench_sparse"])
 def test_benchmarks_run_and_write_results(name, tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--threads", "1"]
     results = tmp_path / f"{name}.json"
@@ -25,7 +25,7 @@ def test_benchmarks_run_and_write_results(name, tmp_path):
     peers = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
     assert {"1.00"} == {row["ratio"] for row in peers if row["peer"] == "sagittal"}
     assert len({row["peer"] for row in peers}) > 2
-    assert all(float(row["ms"]) >= 0 for row in peers)
+    assert all(row["ms"] == "not installed" or float(row["ms"]) >= 0 for row in peers)
 
 
 def test_goals_are_read_from_the_timings(tmp_path):

@@ -12,8 +12,10 @@ def run(args: list[str] | None = None) -> int:
     verbs: dict[str, str] = {
         "evaluate": "sagittal_genai.evaluate:evaluate",
         "explain": "sagittal_genai.explain:explain",
+        "export": "sagittal_genai.export:export",
         "search": "sagittal_genai.search:search",
         "slice": "sagittal_genai.slicing:slice_scans",
+    }
     }
     return run_cli(args, prog="sagittal-genai", verbs=verbs, register="sagittal_genai.registry")
 

@@ -8,21 +8,24 @@ from pathlib import Path
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.run_folder import RunFolder
 from sagittal_core.runs import find_run, load_model
+from sagittal_genai.checkpoints import is_checkpoint, load_checkpoint
 from sagittal_genai.nn.sae import SparseAutoencoder
 from sagittal_genai.sail import SAIL
 
 
 def load_autoencoder(path: str | Path) -> SparseAutoencoder:
-    """The autoencoder of a finished ``fit``, in evaluation mode.
+    """The autoencoder of a finished ``fit`` or of a checkpoint, in evaluation mode.
 
     Args:
-        path: A run folder, or its path without the ``-<hash>`` at the end.
+        path: A run folder, or its path without the ``-<hash>`` at the end; or a file or folder that
+            :func:`~sagittal_genai.checkpoints.load_checkpoint` reads.
 
     Raises:
         ConfigError: There is no such run, several, or it is not finished.
-        DataError: The run trained something else, or its checkpoint is damaged.
+        DataError: The run trained something else, or a checkpoint is damaged or not understood.
     """
-    # A file, or a folder in another format, would be told apart here.
+    if is_checkpoint(Path(path)):
+        return load_checkpoint(Path(path))
     run = find_run(Path(path))
     if RunFolder(run).status() != "finished":
         raise ConfigError(f"{run} is not finished: run its `fit` command again to resume it")

@@ -12,6 +12,14 @@ from sagittal_genai.metrics.fidelity import Fidelity
 from sagittal_genai.nn.sae import SAEOutput, SparseAutoencoder
 
 
+def adam(module: torch.nn.Module, learning_rate: float) -> torch.optim.Adam:
+    """Adam over all parameters; on a CPU one pass through memory, which is what it costs there."""
+    parameters = list(module.parameters())
+    # On a GPU fused steps and Lightning's clipping do not go together in half precision.
+    fused = True if parameters[0].device.type == "cpu" else None
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
+
+
 class SAIL(lightning.LightningModule):
     """A sparse autoencoder, its loss and its fidelity on held-out rows.
 
@@ -23,6 +31,7 @@ class SAIL(lightning.LightningModule):
         learning_rate: Of Adam.
         warmup: Share of the planned steps over which the rate rises to it; a cosine then lowers it
             to a hundredth.
+        warmup_steps: Steps that the rise takes at most; None: no limit.
         aux: Weight of AuxK; 0 switches it off.
         dead_after: Training rows without activity after which a feature counts as dead.
         k_aux: Dead features of a row that AuxK uses at most; None: half of ``input_dim``.
@@ -33,13 +42,15 @@ class SAIL(lightning.LightningModule):
         network: SparseAutoencoder,
         learning_rate: float = 1e-3,
         warmup: float = 0.05,
+        warmup_steps: int | None = None,
         aux: float = 1 / 32,
         dead_after: int = 100_000,
         k_aux: int | None = None,
     ) -> None:
         super().__init__()
         self.network = network
-        self.learning_rate, self.warmup, self.aux = learning_rate, warmup, aux
+        self.learning_rate, self.aux = learning_rate, aux
+        self.warmup, self.warmup_steps = warmup, warmup_steps
         self.dead_after = dead_after
         self.k_aux = network.W_d.shape[1] // 2 if k_aux is None else k_aux
         self.fidelity = Fidelity(network.W_d.shape[1], len(network.b_e))
@@ -109,9 +120,10 @@ class SAIL(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam with a linear rise and a cosine fall over the planned steps."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        optimizer = adam(self, self.learning_rate)
         steps = max(1, int(self.trainer.estimated_stepping_batches))
-        rise = max(1, round(self.warmup * steps))
+        rise = round(self.warmup * steps)
+        rise = max(1, rise if self.warmup_steps is None else min(rise, self.warmup_steps))
         first = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=rise)
         then = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer, max(1, steps - rise), eta_min=self.learning_rate / 100

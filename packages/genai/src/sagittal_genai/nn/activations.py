@@ -93,6 +93,28 @@ class BatchTopK(nn.Module):
         self.batches += 1
 
 
+class FixedThreshold(nn.Module):
+    """``p 1[p > theta]`` with thresholds that came with the weights and are not trained.
+
+    Args:
+        n_features: F; thresholds are 0, a ReLU, until they are loaded.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("threshold", torch.zeros(n_features))
+
+    def forward(self, x: Tensor, encoder: Encoder) -> tuple[SparseCodes, Tensor]:
+        """Return the codes of (N, D) rows and a sparsity penalty, here 0."""
+        limit = self.threshold.to(x.dtype)
+        codes = topk_encode(
+            x, encoder.weight, encoder.bias, mode="threshold", b_d=encoder.shift, threshold=limit
+        )
+        return codes, x.new_zeros(())
+
+
 class _Jump(torch.autograd.Function):
     """``p 1[p > theta]``; theta gets the gradient of a box kernel of width ``bandwidth``."""
 
@@ -138,7 +160,8 @@ class JumpReLU(nn.Module):
         k: Active features of a row to aim at.
         coefficient: lambda.
         bandwidth: Of the pseudo-derivative, in units of the activations.
-        initial: First threshold of every feature.
+        initial: First threshold of every feature; None: that with which ``k`` features of a
+            training row are active at first, set by :meth:`initialise`.
     """
 
     def __init__(
@@ -146,12 +169,23 @@ class JumpReLU(nn.Module):
         n_features: int,
         k: int,
         coefficient: float = 1.0,
-        bandwidth: float = 0.05,
-        initial: float = 0.1,
+        bandwidth: float = 0.3,
+        initial: float | None = None,
     ) -> None:
         super().__init__()
         self.k, self.coefficient, self.bandwidth = k, coefficient, bandwidth
-        self.log_threshold = nn.Parameter(torch.full((n_features,), math.log(initial)))
+        self.initial = initial
+        first = math.log(1.0 if initial is None else initial)
+        self.log_threshold = nn.Parameter(torch.full((n_features,), first))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, encoder: Encoder) -> None:
+        """Set the first thresholds from (n, D) rows, unless one was given."""
+        if self.initial is None:
+            kept = topk_encode(
+                x, encoder.weight, encoder.bias, self.k, "batchtopk", b_d=encoder.shift
+            ).values
+            self.log_threshold.fill_(math.log(float(kept.min())))
 
     def forward(self, x: Tensor, encoder: Encoder) -> tuple[SparseCodes, Tensor]:
         """Return the codes of (N, D) rows and the sparsity penalty."""

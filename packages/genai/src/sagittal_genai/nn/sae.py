@@ -7,6 +7,7 @@ TopK and AuxK: Gao et al., 2024; BatchTopK: Bussmann et al., 2024; Matryoshka: B
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sagittal_core.ops.sparse import SparseCodes, sparse_decode, topk_encode
-from sagittal_genai.nn.activations import Encoder
+from sagittal_genai.nn.activations import BatchTopK, Encoder, JumpReLU, TopK
 
 
 class SAEOutput(NamedTuple):
@@ -47,6 +48,8 @@ class SparseAutoencoder(nn.Module):
         activation: :class:`~sagittal_genai.nn.activations.TopK`, ``BatchTopK`` or ``JumpReLU``.
         prefixes: Rising sizes of nested dictionaries, the last one F (Matryoshka): one global
             choice of features, and a reconstruction from each prefix. None: F alone.
+        prefix_k: Active features of a row for each prefix, the last one the activation's ``k``:
+            each prefix then makes a choice of its own, as in SAIL, instead of the global one.
         tied: Whether ``W_d`` is ``W_e``.
         seed: Of the first directions.
     """
@@ -63,12 +66,14 @@ class SparseAutoencoder(nn.Module):
         prefixes: list[int] | None = None,
         tied: bool = False,
         seed: int = 0,
+        prefix_k: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.activation = activation
         self.prefixes = [n_features] if prefixes is None else list(prefixes)
         if self.prefixes != sorted(set(self.prefixes)) or self.prefixes[-1] != n_features:
             raise ValueError(f"prefixes must rise to n_features = {n_features}, got {prefixes}")
+        self.smaller = nn.ModuleList(_with_k(activation, prefix_k, self.prefixes))
         generator = torch.Generator().manual_seed(seed)
         directions = torch.randn(n_features, input_dim, generator=generator)
         directions = directions / directions.norm(dim=1, keepdim=True)
@@ -83,20 +88,28 @@ class SparseAutoencoder(nn.Module):
 
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
-        """Set the units and the decoder's bias, the geometric median, from (n, D) training rows."""
+        """Set the units, the decoder's bias (the geometric median) and JumpReLU's first thresholds.
+
+        Args:
+            rows: (n, D) training rows.
+        """
         centred = rows - rows.mean(0)
         rms = centred.square().mean().sqrt()
         if not bool(rms > 0):
             raise ValueError("the training rows are all equal: there is nothing to encode")
         self.scale.copy_(1 / rms)
         self.b_d.copy_(geometric_median(rows * self.scale))
+        if isinstance(self.activation, JumpReLU):
+            some = rows[:: -(-len(rows) // 1024)] * self.scale
+            self.activation.initialise(some, Encoder(self.W_e, self.b_e, self.b_d))
         self.initialised.fill_(True)
 
     def forward(self, x: Tensor) -> SAEOutput:
         """Encode and decode (N, D) rows."""
         normalised = x * self.scale
         codes, penalty = self.activation(normalised, Encoder(self.W_e, self.b_e, self.b_d))
-        return SAEOutput(self._decode(codes), normalised, codes, penalty)
+        decoded = self._own_choices(normalised, codes) if self.smaller else self._decode(codes)
+        return SAEOutput(decoded, normalised, codes, penalty)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> SparseCodes:
@@ -118,6 +131,15 @@ class SparseAutoencoder(nn.Module):
             offsets=codes.offsets,
             prefixes=self.prefixes,
         )
+
+    def _own_choices(self, normalised: Tensor, codes: SparseCodes) -> Tensor:
+        """Reconstructions (L, N, D), each prefix but the last one from its own active features."""
+        found = []
+        for activation, end in zip(self.smaller, self.prefixes, strict=False):
+            prefix = Encoder(self.W_e[:end], self.b_e[:end], self.b_d)
+            (indices, values, offsets), _ = activation(normalised, prefix)
+            found.append(sparse_decode(indices, values, self.W_d[:end], self.b_d, offsets=offsets))
+        return torch.stack([*found, self._decode(codes)[-1]])
 
     @torch.no_grad()
     def count_use(self, codes: SparseCodes, rows: int) -> None:
@@ -163,13 +185,32 @@ class SparseAutoencoder(nn.Module):
     def project_gradient(self) -> None:
         """Remove the part of the decoder's gradient that only changes the rows' length."""
         if self.W_d.grad is not None:
-            along = (self.W_d.grad * self.W_d).sum(1, keepdim=True)
-            self.W_d.grad -= along * self.W_d
+            along = torch.einsum("fd,fd->f", self.W_d.grad, self.W_d)
+            self.W_d.grad.addcmul_(along[:, None], self.W_d, value=-1)
 
     @torch.no_grad()
     def normalise(self) -> None:
         """Give the decoder's rows unit length again."""
         self.W_d.div_(self.W_d.norm(dim=1, keepdim=True).clamp(min=1e-12))
+
+
+def _with_k(
+    activation: nn.Module, prefix_k: list[int] | None, prefixes: list[int]
+) -> list[nn.Module]:
+    """Copies of the activation, each with its own k, for all prefixes but the last one."""
+    if prefix_k is None:
+        return []
+    if not isinstance(activation, (TopK, BatchTopK)):
+        raise ValueError(f"prefix_k needs TopK or BatchTopK, not {type(activation).__name__}")
+    if len(prefix_k) != len(prefixes) or prefix_k[-1] != activation.k:
+        raise ValueError(
+            f"prefix_k must be one number for each of {prefixes}, the last one the activation's"
+            f" k = {activation.k}; got {prefix_k}"
+        )
+    copies = [copy.deepcopy(activation) for _ in prefix_k[:-1]]
+    for one, k in zip(copies, prefix_k, strict=False):
+        one.k = k
+    return list(copies)
 
 
 def geometric_median(rows: Tensor, iterations: int = 100, tolerance: float = 1e-6) -> Tensor:

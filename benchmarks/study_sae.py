@@ -1,0 +1,95 @@
+"""Trains every autoencoder of the package on one store and measures it on rows it never saw.
+
+``python benchmarks/study_sae.py --store FOLDER``: R2, active features a row and the share of
+features that no row uses, on validation and test rows, and that share on training rows. A killed
+study goes on where it was; ``--only`` names some of the configs; further options go to ``fit``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from sagittal_core.results import write_results
+from sagittal_core.store import EmbeddingStore
+from sagittal_genai.cli import run
+from sagittal_genai.data import SPLITS, EmbeddingData
+from sagittal_genai.metrics.fidelity import Fidelity
+from sagittal_genai.nn.sae import SparseAutoencoder
+from sagittal_genai.runs import load_autoencoder
+
+CONFIGS = Path(__file__).resolve().parents[1] / "packages" / "genai" / "configs"
+COLUMNS = [
+    "config",
+    "R2",
+    "R2, one mean",
+    "active a row",
+    "unused, test",
+    "R2, val",
+    "unused, val",
+    "unused, train",
+]
+
+
+@torch.no_grad()
+def measure(network: SparseAutoencoder, data: EmbeddingData) -> dict[str, dict[str, float]]:
+    """Metrics of each split."""
+    found = {}
+    for split in SPLITS:
+        fidelity = Fidelity(network.W_d.shape[1], len(network.b_e))
+        rows = data.rows[split]
+        for start in range(0, len(rows), 4096):
+            x = rows.store.rows(rows.numbers[start : start + 4096])
+            out = network(x)
+            fidelity.update(out.normalised, out.reconstructions[-1], out.codes)
+        found[split] = {name: float(value) for name, value in fidelity.compute().items()}
+    return found
+
+
+def line(name: str, found: dict[str, dict[str, float]]) -> list[str]:
+    test, val = found["test"], found["val"]
+    shares = (f"{100 * found[split]['unused_share']:.1f} %" for split in ("test", "val", "train"))
+    on_test, on_val, on_train = shares
+    r2 = f"{test['r2']:.3f}", f"{test['r2_global']:.3f}"
+    return [name, *r2, f"{test['l0']:.1f}", on_test, f"{val['r2']:.3f}", on_val, on_train]
+
+
+def main() -> None:
+    """Train, measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("outputs/study_sae"))
+    parser.add_argument("--epochs", type=int, help="instead of those of the configs")
+    parser.add_argument("--only", nargs="+", help="names of configs, such as sae_topk")
+    parser.add_argument("--results", type=Path)
+    args, further = parser.parse_known_args()
+    data = EmbeddingData(str(args.store))
+    data.setup()
+    lines = []
+    for config in sorted(CONFIGS.glob("sae_*.yaml")):
+        if args.only is not None and config.stem not in args.only:
+            continue
+        command = ["fit", "-c", str(config), f"--data.init_args.store={args.store}"]
+        command += [f"--runs_dir={args.runs}", "--trainer.enable_model_summary=false", *further]
+        if args.epochs is not None:
+            command += [f"--trainer.max_epochs={args.epochs}"]
+            command += [f"--trainer.check_val_every_n_epoch={args.epochs}"]
+        if run(command) not in (0, 3):  # 3: finished before
+            raise SystemExit(f"{config.stem} did not train")
+        lines.append(line(config.stem, measure(load_autoencoder(args.runs / config.stem), data)))
+        print(dict(zip(COLUMNS, lines[-1], strict=True)), flush=True)
+    if args.results is not None:
+        index = EmbeddingStore(args.store).index()
+        n = {"subjects": int(index["subject"].nunique())} if "subject" in index else {}
+        n |= {f"{split} rows": len(data.rows[split]) for split in SPLITS}
+        command_line = "python benchmarks/study_sae.py --store FOLDER"
+        command_line += "" if args.epochs is None else f" --epochs {args.epochs}"
+        command_line = " ".join([command_line, *further])
+        tables = {"held-out-rows": (COLUMNS, lines)}
+        write_results(args.results, command=command_line, seeds=[0], n=n, tables=tables)
+
+
+if __name__ == "__main__":
+    main()
