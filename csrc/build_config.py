@@ -32,6 +32,8 @@ CPU_SOURCES = [
 CUDA_SOURCES = [
     "csrc/codebook/codebook.cu",
     "csrc/common/module_cuda.cpp",
+    "csrc/sparse/decode.cu",
+    "csrc/sparse/encode.cu",
 ]
 
 # LibTorch's stable ABI as of 2.10, Python's as of 3.10.
