@@ -1,18 +1,10 @@
 // codebook_lookup and codebook_sums on CUDA: checks, memory and launches. The kernels are in
 // codebook.cuh.
-#include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
-
 #include <algorithm>
-#include <array>
 #include <optional>
 #include <tuple>
 
+#include "../common/launch.h"
 #include "codebook.cuh"
 
 namespace sagittal {
@@ -20,20 +12,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-void check_cuda(cudaError_t code) {
-  STD_TORCH_CHECK(code == cudaSuccess, "codebook: ", cudaGetErrorString(code));
-}
-
-bool is_aligned(const Tensor& tensor, int64_t bytes) {
-  return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0 &&
-         tensor.size(1) * bytes % 16 == 0;
-}
-
-cudaStream_t current_stream(const Tensor& tensor) {
-  const auto stream = torch::stable::accelerator::getCurrentStream(tensor.get_device_index());
-  return static_cast<cudaStream_t>(stream.nativeHandle());
-}
 
 // z and codebook are contiguous, of one dtype, which S stands for.
 template <class T, class S, int kMicro>
@@ -64,9 +42,7 @@ void lookup(const Tensor& z, const Tensor& codebook, const std::optional<Tensor>
         static_cast<int64_t*>(indices.data_ptr()), faults);
     check_cuda(cudaGetLastError());
   }
-  codebook::Faults seen;
-  check_cuda(cudaMemcpyAsync(&seen, faults, sizeof(seen), cudaMemcpyDeviceToHost, stream));
-  check_cuda(cudaStreamSynchronize(stream));  // an error must be raised here, not later
+  const codebook::Faults seen = read_back(faults, stream);
   STD_TORCH_CHECK(seen.codes == 0, "codebook holds NaN or infinity");
   STD_TORCH_CHECK(seen.rows == 0, "z holds NaN or infinity");
   STD_TORCH_CHECK(seen.bias == 0, "bias holds NaN or +inf");
@@ -78,9 +54,7 @@ std::tuple<Tensor, Tensor> codebook_lookup_cuda(const Tensor& z_in, const Tensor
                   "z must be (N, D) and codebook (K, D)");
   STD_TORCH_CHECK(k >= 1 && k <= codebook_in.size(0), "k must be in [1, K]");
   STD_TORCH_CHECK(codebook_in.size(0) < codebook::kNone, "codebook has too many codes");
-  STD_TORCH_CHECK(
-      codebook_in.is_cuda() && codebook_in.get_device_index() == z_in.get_device_index(),
-      "z and codebook must be on one device");
+  check_device(codebook_in, z_in, "codebook");
   torch::stable::accelerator::DeviceGuard guard(z_in.get_device_index());
   const cudaStream_t stream = current_stream(z_in);
   const bool same = z_in.scalar_type() == codebook_in.scalar_type();
@@ -93,9 +67,8 @@ std::tuple<Tensor, Tensor> codebook_lookup_cuda(const Tensor& z_in, const Tensor
   std::optional<Tensor> bias;
   if (bias_in.has_value()) {
     bias = torch::stable::contiguous(*bias_in);
-    STD_TORCH_CHECK(bias->scalar_type() == type && bias->is_cuda() &&
-                        bias->get_device_index() == z.get_device_index(),
-                    "bias must have the dtype of the scores and the device of z");
+    check_device(*bias, z_in, "bias");
+    STD_TORCH_CHECK(bias->scalar_type() == type, "bias must have the dtype of the scores");
     const bool shared = bias->dim() == 1 && bias->size(0) == codebook.size(0);
     STD_TORCH_CHECK(shared || (bias->dim() == 2 && bias->size(0) == z.size(0) &&
                                bias->size(1) == codebook.size(0)),
@@ -120,16 +93,6 @@ std::tuple<Tensor, Tensor> codebook_lookup_cuda(const Tensor& z_in, const Tensor
       STD_TORCH_CHECK(false, "z must be float32, float64, float16 or bfloat16");
   }
   return {scores, indices};
-}
-
-// Values and order of a stable ascending sort; the stable ABI wraps no sort.
-std::tuple<Tensor, Tensor> stable_sort(const Tensor& tensor) {
-  std::array<StableIValue, 4> stack = {
-      torch::stable::detail::from(tensor), torch::stable::detail::from(std::optional<bool>(true)),
-      torch::stable::detail::from(int64_t(0)), torch::stable::detail::from(false)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
-  return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
 
 template <class T, class S>
@@ -162,10 +125,7 @@ void sums(const Tensor& z, const Tensor& indices, Tensor& result, Tensor& counts
                                        static_cast<T*>(result.data_ptr()));
     check_cuda(cudaGetLastError());
   }
-  int out_of_range = 0;
-  check_cuda(
-      cudaMemcpyAsync(&out_of_range, flag.data_ptr(), sizeof(int), cudaMemcpyDeviceToHost, stream));
-  check_cuda(cudaStreamSynchronize(stream));  // an error must be raised here, not later
+  const int out_of_range = read_back(static_cast<const int*>(flag.data_ptr()), stream);
   STD_TORCH_CHECK(out_of_range == 0, "indices must be in [0, ", size, ")");
 }
 

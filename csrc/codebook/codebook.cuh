@@ -20,6 +20,8 @@
 #include <cuda_fp16.h>
 #endif
 
+#include "../common/pack.cuh"
+
 namespace sagittal {
 namespace codebook {
 
@@ -76,25 +78,6 @@ __device__ __forceinline__ T minus_infinity() {
 struct Faults {
   int rows, codes, bias;
 };
-
-// 16 bytes of numbers, moved at once.
-template <class S>
-struct alignas(16) Pack {
-  static constexpr int kCount = 16 / sizeof(S);
-  S value[kCount];
-};
-
-// Pack `index` of a row: numbers beyond the width are zero.
-template <class S>
-__device__ __forceinline__ Pack<S> load(const S* row, int64_t begin, int64_t width, bool aligned) {
-  if (aligned && begin + Pack<S>::kCount <= width)
-    return *reinterpret_cast<const Pack<S>*>(row + begin);
-  Pack<S> pack;
-#pragma unroll
-  for (int i = 0; i < Pack<S>::kCount; ++i)
-    pack.value[i] = begin + i < width ? row[begin + i] : S{};
-  return pack;
-}
 
 // offset[j] = -|e_j|^2 / 2 + bias[j]; one warp a code.
 template <class T, class S>
@@ -274,19 +257,6 @@ __global__ void __launch_bounds__(kThreads)
 // every time. Each number is read once and added once: memory bounds it, 4 D M bytes in float32.
 
 constexpr int kChunk = 64;  // rows
-
-// First entry of `sorted` that is >= code.
-__device__ __forceinline__ int64_t lower_bound(const int64_t* sorted, int64_t count, int64_t code) {
-  int64_t low = 0, high = count;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (sorted[middle] < code)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
-}
 
 // begins[j]: where code j begins, for j in [0, size]; counts from them. The sorted codes are in
 // range if the first and the last are.

@@ -7,16 +7,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "abi.h"
 #include "isa.h"
 
-// Equal to ABI_VERSION in sagittal_core/ops/_library.py.
-#define SAGITTAL_ABI 5
-#define SAGITTAL_STRING(x) #x
-#define SAGITTAL_EXPAND(x) SAGITTAL_STRING(x)
-
-// Read from the file before it is loaded: registrations can't be taken back.
-extern "C" __attribute__((visibility("default"), used)) const char sagittal_kernels_abi[] =
-    "sagittal_kernels_abi=" SAGITTAL_EXPAND(SAGITTAL_ABI) ";";
+SAGITTAL_ABI_MARKER;
 
 namespace sagittal {
 namespace {

@@ -82,6 +82,23 @@ def test_reference_warns_once_when_nobody_asked_for_it(tmp_path):
     assert "pip install --no-build-isolation --no-deps ." in found.stderr
 
 
+def test_no_cuda_kernels_says_why_and_is_an_error_when_asked_for(native):
+    if native.mode == "reference":
+        pytest.skip(f"no compiled kernels: {native.reason}")
+    code = (
+        "from sagittal_core.ops import _build, backend_info\n"
+        "def fail(module=''):\n"
+        "    if module in ('', '_C_cuda'):\n        raise _build.Unavailable('tried')\n"
+        "    return found(module)\n"
+        "found, _build.find_or_build_cuda = _build.find_installed, fail\n"
+        "_build.find_installed = lambda module='_C_cpu': fail(module)\n"
+        "print(backend_info().cuda, backend_info().cuda_reason)"
+    )
+    assert run(code).stdout.strip() == "False tried"
+    assert run(code, SAGITTAL_CUDA="0").stdout.strip() == "False SAGITTAL_CUDA=0"
+    assert "no CUDA kernels: tried" in run(code, SAGITTAL_CUDA="1").stderr
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [

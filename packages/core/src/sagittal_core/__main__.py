@@ -89,8 +89,9 @@ def _info() -> int:
     print(f"{'library':17} {info.path or 'none'}")
     print(f"{'instruction set':17} {info.isa or 'plain torch'}")
     print(f"{'compiler':17} {info.compiler or 'none'}")
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no device"
-    print(f"{'CUDA':17} {cuda}; {'CUDA' if info.cuda else 'no CUDA'} kernels")
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    print(f"{'CUDA device':17} {cuda}")
+    print(f"{'CUDA kernels':17} {'loaded' if info.cuda else 'none'} ({info.cuda_reason})")
     _sample_data()
     if info.mode == "reference":
         print("\nThe reference is slow. In a checkout, with g++ and ninja at hand:")

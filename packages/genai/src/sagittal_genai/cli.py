@@ -16,7 +16,6 @@ def run(args: list[str] | None = None) -> int:
         "search": "sagittal_genai.search:search",
         "slice": "sagittal_genai.slicing:slice_scans",
     }
-    }
     return run_cli(args, prog="sagittal-genai", verbs=verbs, register="sagittal_genai.registry")
 
 

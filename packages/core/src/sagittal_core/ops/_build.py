@@ -11,9 +11,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -28,18 +30,18 @@ class Unavailable(Exception):
     """Why one way of getting compiled kernels does not work here."""
 
 
-def find_installed() -> str:
-    """Path of the installed ``sagittal_kernels._C_cpu``.
+def find_installed(module: str = "_C_cpu") -> str:
+    """Path of the installed ``sagittal_kernels._C_cpu`` or ``_C_cuda``.
 
     Raises:
         Unavailable: It is not installed, or was built for other schemas.
     """
     try:
-        spec = importlib.util.find_spec("sagittal_kernels._C_cpu")
+        spec = importlib.util.find_spec(f"sagittal_kernels.{module}")
     except ModuleNotFoundError:
-        spec = None
+        raise Unavailable("sagittal_kernels is not installed") from None
     if spec is None or spec.origin is None:
-        raise Unavailable("sagittal_kernels is not installed")
+        raise Unavailable(f"sagittal_kernels is installed without {module}")
     return _check_abi(Path(spec.origin))
 
 
@@ -90,18 +92,52 @@ def find_or_build() -> str:
     """
     csrc = _csrc()
     config = _build_config(csrc)
-    digest = hashlib.sha256(repr((config.CXX_FLAGS, torch.__version__, compiler())).encode())
-    for path in sorted(csrc.rglob("*")):
-        if path.suffix in (".cpp", ".h", ".py"):
-            digest.update(path.read_bytes())
-    folder = _cache_root() / f"sagittal_kernels_{digest.hexdigest()[:16]}"
-    library = folder / "sagittal_cpu.so"
+    made_by = (config.CXX_FLAGS, torch.__version__, compiler())
+    library = _cached(csrc, made_by, (".cpp", ".h", ".py"), "sagittal_cpu.so")
     if not library.exists():
         if compiler() is None:
             raise Unavailable("no C++ compiler")
-        folder.mkdir(parents=True, exist_ok=True)
-        _build_locked(csrc.parent, config, library)
+        _build_locked(csrc, library, lambda work: _compile(csrc.parent, config, work))
     return _check_abi(library)
+
+
+def find_or_build_cuda() -> str:
+    """The same of the CUDA kernels, for the GPUs here unless TORCH_CUDA_ARCH_LIST names others.
+
+    Raises:
+        Unavailable: No GPU and no SAGITTAL_CUDA=1, no checkout, no nvcc, or the build failed.
+    """
+    csrc = _csrc()
+    config = _build_config(csrc)
+    if not torch.cuda.is_available() and os.environ.get("SAGITTAL_CUDA") != "1":
+        raise Unavailable("no CUDA device to compile for")
+    if config.nvcc() is None:
+        raise Unavailable("nvcc is neither in CUDA_HOME nor on PATH")
+    here = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+    found = ";".join(f"{major}.{minor}" for major, minor in sorted(set(here)))
+    codes = os.environ.get("TORCH_CUDA_ARCH_LIST", found or config.CUDA_ARCHITECTURES)
+    made_by = (config.CUDA_FLAGS, torch.__version__, config.nvcc(), codes)
+    library = _cached(csrc, made_by, (".cpp", ".cu", ".cuh", ".h", ".py"), "sagittal_cuda.so")
+
+    def build(work: Path) -> Path:
+        try:
+            config.build_cuda(csrc.parent, work / library.name, Path(torch.__file__).parent, codes)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise Unavailable(f"the build failed: {str(error)[-2000:]}") from error
+        return work / library.name
+
+    if not library.exists():
+        _build_locked(csrc, library, build)
+    return _check_abi(library)
+
+
+def _cached(csrc: Path, made_by: tuple[Any, ...], suffixes: tuple[str, ...], name: str) -> Path:
+    """Where a library of these sources and flags stands once it is built."""
+    digest = hashlib.sha256(repr(made_by).encode())
+    for path in sorted(csrc.rglob("*")):
+        if path.suffix in suffixes:
+            digest.update(path.read_bytes())
+    return _cache_root() / f"sagittal_kernels_{digest.hexdigest()[:16]}" / name
 
 
 def _cache_root() -> Path:
@@ -113,17 +149,18 @@ def _cache_root() -> Path:
     return Path(cache) / "torch_extensions" / f"{python}_sagittal"
 
 
-def _build_locked(root: Path, config: ModuleType, library: Path) -> None:
+def _build_locked(csrc: Path, library: Path, compile_in: Callable[[Path], Path]) -> None:
     import fcntl
 
+    library.parent.mkdir(parents=True, exist_ok=True)
     # The kernel drops this lock when its holder dies, unlike the lock file of cpp_extension.
     with (library.parent / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if library.exists():
             return
-        log.warning("compiling the kernels of %s, once (about a minute)", root / "csrc")
+        log.warning("compiling %s of %s, once (about a minute)", library.stem, csrc)
         with tempfile.TemporaryDirectory(dir=library.parent) as work:
-            built = _compile(root, config, Path(work))
+            built = compile_in(Path(work))
             built.replace(library)  # atomic: nobody loads half a library
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.torch_version import TorchVersion
 
 _MODES = ("auto", "aot", "jit", "reference")
 
@@ -24,6 +25,7 @@ class BackendInfo:
             reference.
         compiler: First line of the compiler's version, None if there is none.
         cuda: Whether CUDA kernels are loaded.
+        cuda_reason: Why, or why not.
     """
 
     mode: str
@@ -32,6 +34,7 @@ class BackendInfo:
     isa: str | None
     compiler: str | None
     cuda: bool
+    cuda_reason: str
 
 
 class NativeUnavailableError(RuntimeError):
@@ -51,13 +54,15 @@ def load() -> BackendInfo:
     """Find the compiled kernels: installed ``sagittal_kernels``, else a build from the checkout.
 
     Environment: ``SAGITTAL_OPS`` = auto (default), aot, jit or reference; with
-    ``SAGITTAL_REQUIRE_NATIVE=1`` the reference is an error.
+    ``SAGITTAL_REQUIRE_NATIVE=1`` the reference is an error. ``SAGITTAL_CUDA`` = auto (default):
+    CUDA kernels are loaded where they are installed and compiled where there is a GPU; 1: an error
+    when there are none; 0: none are loaded.
 
     Returns:
         What was found; later calls return the same object.
 
     Raises:
-        ValueError: ``SAGITTAL_OPS`` has another value.
+        ValueError: ``SAGITTAL_OPS`` or ``SAGITTAL_CUDA`` has another value.
         NativeUnavailableError: The mode that was asked for is not available.
     """
     global _info
@@ -90,7 +95,7 @@ def _resolve() -> BackendInfo:
         torch.ops.load_library(path)
         isa = ("portable", "avx2", "avx512")[int(torch.ops.sagittal._cpu_isa())]
         reason = "; ".join(failures) or f"SAGITTAL_OPS={wanted}"
-        return BackendInfo(mode, reason, path, isa, _build.compiler(), cuda=False)
+        return BackendInfo(mode, reason, path, isa, _build.compiler(), *_load_cuda(mode))
     reason = "; ".join(failures) or "SAGITTAL_OPS=reference"
     required = os.environ.get("SAGITTAL_REQUIRE_NATIVE") == "1"
     fix = (
@@ -106,7 +111,32 @@ def _resolve() -> BackendInfo:
             RuntimeWarning,
             stacklevel=4,
         )
-    return BackendInfo("reference", reason, None, None, _build.compiler(), cuda=False)
+    no_cuda = "the reference runs"
+    return BackendInfo("reference", reason, None, None, _build.compiler(), False, no_cuda)
+
+
+def _load_cuda(mode: str) -> tuple[bool, str]:
+    """Load the CUDA kernels that go with those of ``mode``; whether and why."""
+    from sagittal_core.ops import _build
+
+    wanted = os.environ.get("SAGITTAL_CUDA", "auto")
+    if wanted not in ("auto", "0", "1"):
+        raise ValueError(f"SAGITTAL_CUDA must be 0, 1 or auto; got {wanted!r}")
+    if wanted == "0":
+        return False, "SAGITTAL_CUDA=0"
+    try:
+        if TorchVersion(torch.__version__) < "2.13":
+            raise _build.Unavailable(f"they need torch >= 2.13, found {torch.__version__}")
+        path = _build.find_installed("_C_cuda") if mode == "aot" else _build.find_or_build_cuda()
+        try:
+            torch.ops.load_library(path)
+        except OSError as error:
+            raise _build.Unavailable(f"{path} does not load: {error}") from error
+    except _build.Unavailable as why:
+        if wanted == "1":
+            raise NativeUnavailableError(f"no CUDA kernels: {why}") from why
+        return False, str(why)
+    return True, path
 
 
 def note_reference_call(name: str, args: tuple[Any, ...]) -> None:
