@@ -19,6 +19,7 @@
 
 #define SAGITTAL_EMULATE
 #define __global__
+#define __host__
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
@@ -47,6 +48,13 @@ inline ucontext_t scheduler;
 inline int current = 0, live = 0;
 inline std::function<void()> body;
 inline std::exception_ptr thrown;
+inline std::vector<char> dynamic;  // shared memory whose size a launch chooses
+
+// The same for the next launches.
+inline void set_dynamic_shared(size_t bytes) { dynamic.assign(bytes + 16, 0x7f); }
+inline char* dynamic_shared() {
+  return dynamic.data() + (16 - reinterpret_cast<uintptr_t>(dynamic.data()) % 16) % 16;
+}
 
 inline void enter() {
   try {
