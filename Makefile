@@ -13,7 +13,7 @@ PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv data demo test study backends fuzz cuda-compile lint bench clean
+.PHONY: help venv data demo test study backends fuzz emulate-asan cuda-compile lint bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -65,6 +65,10 @@ PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file
 fuzz: venv ## 10,000 random cases of every compiled op under ASan and UBSan (ARGS="--cases N op ...")
 	LIBRARY=$$($(FUZZ) --build) && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(PRELOAD)" \
 	  $(FUZZ) --library $$LIBRARY $(ARGS)
+
+emulate-asan: venv ## the CUDA kernels on the CPU, in three thread orders, under ASan and UBSan
+	SAGITTAL_EMULATE_SANITIZED=1 SAGITTAL_OPS=reference ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$(PRELOAD)" $(PYTEST) tests/emulation -m "" -k "not compile" $(ARGS)
 
 cuda-compile: $(VENV)/.packages ## compile every .cu for sm_80, sm_90 and sm_100 (needs nvcc); spills are errors
 	$(BIN)/python tests/emulation/cuda_compile.py $(ARGS)

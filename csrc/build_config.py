@@ -35,6 +35,8 @@ CUDA_SOURCES = [
     "csrc/nufft/gridding.cu",
     "csrc/nufft/solver.cu",
     "csrc/nufft/toeplitz.cu",
+    "csrc/sparse/decode.cu",
+    "csrc/sparse/encode.cu",
 ]
 
 # LibTorch's stable ABI as of 2.10, Python's as of 3.10.

@@ -101,6 +101,21 @@ void collectives(int* out, int) {
   __syncthreads();
   out[threadIdx.x] = votes ? static_cast<int>(sum >> 32) * 100 + count : -1;
 }
+// One number too far, in shared memory and on a thread's own stack.
+void outside_shared(int* out, int salt) {
+  __shared__ int tile[64];
+  int* volatile hidden = tile;  // from the compiler, which would see it too
+  tile[threadIdx.x] = 1;
+  __syncthreads();
+  out[threadIdx.x] = hidden[threadIdx.x + 1 + salt];
+}
+void outside_stack(int* out, int salt) {
+  int own[8] = {};
+  int* volatile hidden = own;
+  __syncthreads();
+  hidden[threadIdx.x % 9 + salt] = 1;
+  out[threadIdx.x] = own[0];
+}
 
 }  // namespace
 
@@ -132,7 +147,8 @@ extern "C" const char* emulate_sums(int type, const void* z, const int64_t* orde
 
 extern "C" const char* emulate_probe(int which, int* out, int salt, int order, unsigned seed) {
   void (*const kernels[])(int*, int) = {without_barrier, with_barrier, divergent,
-                                        returned_early,  throws,       collectives};
+                                        returned_early,  throws,       collectives,
+                                        outside_shared,  outside_stack};
   return guarded(
       [&] { launch({1}, {64}, static_cast<Order>(order), seed, kernels[which], out, salt); });
 }

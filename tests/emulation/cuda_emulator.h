@@ -17,6 +17,12 @@
 #include <utility>
 #include <vector>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <dlfcn.h>
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 #define SAGITTAL_EMULATE
 #define __global__
 #define __host__
@@ -45,6 +51,41 @@ struct Fiber {
 
 inline std::vector<Fiber> fibers;
 inline ucontext_t scheduler;
+
+// AddressSanitizer is told of every change of stacks.
+#ifdef __SANITIZE_ADDRESS__
+inline const void* scheduler_stack = nullptr;
+inline size_t scheduler_stack_size = 0;
+
+// The sanitizer's own swapcontext forgets what it knows of the stack that it switches to.
+inline void switch_context(ucontext_t* from, ucontext_t* to) {
+  using Swap = int (*)(ucontext_t*, const ucontext_t*);
+  static const Swap swap =
+      reinterpret_cast<Swap>(dlsym(dlopen("libc.so.6", RTLD_LAZY), "swapcontext"));
+  swap(from, to);
+}
+inline void leave_scheduler(void** kept, Fiber& fiber) {
+  __sanitizer_start_switch_fiber(kept, fiber.stack.data(), fiber.stack.size());
+}
+inline void leave_fiber(void** kept) {
+  __sanitizer_start_switch_fiber(kept, scheduler_stack, scheduler_stack_size);
+}
+inline void arrive(void* kept) { __sanitizer_finish_switch_fiber(kept, nullptr, nullptr); }
+inline void arrive_first() {
+  __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_size);
+}
+// A fiber that an error left behind may have marked its frames.
+inline void clean(Fiber& fiber) {
+  __asan_unpoison_memory_region(fiber.stack.data(), fiber.stack.size());
+}
+#else
+inline void switch_context(ucontext_t* from, ucontext_t* to) { swapcontext(from, to); }
+inline void leave_scheduler(void**, Fiber&) {}
+inline void leave_fiber(void**) {}
+inline void arrive(void*) {}
+inline void arrive_first() {}
+inline void clean(Fiber&) {}
+#endif
 inline int current = 0, live = 0;
 inline std::function<void()> body;
 inline std::exception_ptr thrown;
@@ -57,20 +98,25 @@ inline char* dynamic_shared() {
 }
 
 inline void enter() {
+  arrive_first();
   try {
     body();
   } catch (...) {
     thrown = std::current_exception();
   }
   fibers[current].state = State::kDone;
-  swapcontext(&fibers[current].context, &scheduler);
+  leave_fiber(nullptr);
+  switch_context(&fibers[current].context, &scheduler);
 }
 
 inline void wait(State state, unsigned mask = 0) {
   Fiber& self = fibers[current];
   self.state = state;
   self.mask = mask;
-  swapcontext(&self.context, &scheduler);
+  void* kept = nullptr;
+  leave_fiber(&kept);
+  switch_context(&self.context, &scheduler);
+  arrive(kept);
 }
 
 // Lets the warps go on whose lanes, as named by each one's mask, have all arrived.
@@ -101,6 +147,7 @@ inline void run_block(Order order, std::mt19937& random) {
   if (order == Order::kReverse) std::reverse(turns.begin(), turns.end());
   for (int i = 0; i < live; ++i) {
     Fiber& fiber = fibers[i];
+    clean(fiber);
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.data();
     fiber.context.uc_stack.ss_size = fiber.stack.size();
@@ -115,7 +162,10 @@ inline void run_block(Order order, std::mt19937& random) {
       current = i;
       threadIdx = {unsigned(i) % blockDim.x, unsigned(i) / blockDim.x % blockDim.y,
                    unsigned(i) / (blockDim.x * blockDim.y)};
-      swapcontext(&scheduler, &fibers[i].context);
+      void* kept = nullptr;
+      leave_scheduler(&kept, fibers[i]);
+      switch_context(&scheduler, &fibers[i].context);
+      arrive(kept);
       if (thrown) std::rethrow_exception(std::exchange(thrown, nullptr));
     }
     int done = 0, at_block = 0;
@@ -192,10 +242,33 @@ inline unsigned __ballot_sync(unsigned mask, int vote) {
   emulator::wait(emulator::State::kAtWarp, mask);
   return votes;
 }
+inline int __any_sync(unsigned mask, int vote) { return __ballot_sync(mask, vote) != 0; }
+inline int __all_sync(unsigned mask, int vote) { return __ballot_sync(mask, vote) == mask; }
+inline int __syncthreads_count(int vote) {
+  emulator::fibers[emulator::current].slot = vote != 0;
+  emulator::wait(emulator::State::kAtBlock);
+  int votes = 0;
+  for (int i = 0; i < emulator::live; ++i) votes += int(emulator::fibers[i].slot);
+  emulator::wait(emulator::State::kAtBlock);  // nobody overwrites a slot that has not been read
+  return votes;
+}
+inline int __syncthreads_or(int vote) { return __syncthreads_count(vote) > 0; }
+inline int __syncthreads_and(int vote) { return __syncthreads_count(vote) == emulator::live; }
+
 // Fibers change only at rendezvous points, so a plain update is atomic.
 template <class T>
 T atomicAdd(T* address, T value) {
-  const T old = *address;
-  *address = old + value;
-  return old;
+  return std::exchange(*address, T(*address + value));
+}
+template <class T>
+T atomicMin(T* address, T value) {
+  return std::exchange(*address, std::min(*address, value));
+}
+template <class T>
+T atomicMax(T* address, T value) {
+  return std::exchange(*address, std::max(*address, value));
+}
+template <class T>
+T atomicCAS(T* address, T wanted, T value) {
+  return std::exchange(*address, *address == wanted ? value : *address);
 }

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
-import shutil
 import subprocess
-import tempfile
-from pathlib import Path
+import sys
 
 import pytest
 import torch
 
 from sagittal_core.ops import reference_codebook as reference
 
-ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ["-std=c++20", "-O1", "-shared", "-fPIC", "-Icsrc"]
 TYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
 WITHOUT_BARRIER, WITH_BARRIER, DIVERGENT, RETURNED_EARLY, THROWS, COLLECTIVES = range(6)
+OUTSIDE_SHARED, OUTSIDE_STACK = 6, 7
 
 
 @pytest.fixture(scope="session")
-def library():
-    """The emulated kernels, compiled once for each content of their sources."""
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
-        pytest.skip("needs g++")
-    here = Path(__file__).parent
-    main = here / "codebook_emulated.cpp"
-    sources = [main, here / "cuda_emulator.h", *sorted((ROOT / "csrc").rglob("*.cuh"))]
-    text = b"".join(path.read_bytes() for path in sources) + repr((compiler, FLAGS)).encode()
-    folder = Path(tempfile.gettempdir()) / f"sagittal-emulation-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    built = folder / f"{hashlib.sha256(text).hexdigest()[:16]}.so"
-    if not built.exists():
-        partial = built.with_suffix(f".{os.getpid()}")
-        subprocess.run([compiler, *FLAGS, str(main), "-o", str(partial)], cwd=ROOT, check=True)
-        partial.replace(built)  # at once: another worker may be looking
-    loaded = ctypes.CDLL(str(built))
-    for name in ("emulate_lookup", "emulate_sums", "emulate_probe"):
-        getattr(loaded, name).restype = ctypes.c_char_p
-    return loaded
-
-
-@pytest.fixture(params=ORDERS)
-def order(request):
-    return ORDERS[request.param]
+def library(emulated):
+    return emulated("codebook_emulated.cpp")
 
 
 def pointer(tensor):
@@ -147,3 +119,19 @@ def test_errors_on_fibers_are_reported(library, order):
 
 def test_shuffles_votes_and_atomics(library, order):
     assert probe(library, COLLECTIVES, order) == (None, [496 * 100 + 64] * 64)
+
+
+@pytest.mark.skipif(
+    os.environ.get("SAGITTAL_EMULATE_SANITIZED") != "1", reason="needs make emulate-asan"
+)
+@pytest.mark.parametrize("which", [OUTSIDE_SHARED, OUTSIDE_STACK])
+def test_the_sanitizer_sees_what_threads_do_on_their_stacks(library, which, order):
+    # In a process of its own, which it ends.
+    code = f"""
+import ctypes
+out = (ctypes.c_int * 64)()
+ctypes.CDLL({library._name!r}).emulate_probe({which}, out, 0, {order}, 7)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "AddressSanitizer" in done.stderr
