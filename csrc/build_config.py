@@ -32,6 +32,9 @@ CPU_SOURCES = [
 CUDA_SOURCES = [
     "csrc/codebook/codebook.cu",
     "csrc/common/module_cuda.cpp",
+    "csrc/nufft/gridding.cu",
+    "csrc/nufft/solver.cu",
+    "csrc/nufft/toeplitz.cu",
     "csrc/sparse/decode.cu",
     "csrc/sparse/encode.cu",
 ]

@@ -25,6 +25,12 @@ inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
   return static_cast<cudaStream_t>(stream.nativeHandle());
 }
 
+// Blocks along x, of which a launch has fewer than 2^31.
+inline unsigned grid_size(int64_t blocks) {
+  STD_TORCH_CHECK(blocks < (int64_t(1) << 31), "a launch of ", blocks, " blocks is too large");
+  return static_cast<unsigned>(blocks);
+}
+
 // Rows of a contiguous matrix begin at multiples of 16 bytes; `bytes` are those of a number.
 inline bool is_aligned(const torch::stable::Tensor& tensor, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0 &&

@@ -119,8 +119,8 @@ def test_data_consistency_has_gradients_of_maps_and_kernel(shared):
         assert torch.autograd.gradgradcheck(solve, inputs, fast_mode=True)
 
 
-def step_arguments(dtype=torch.float64):
-    x, r, p, q = (torch.randn(4, 5000, dtype=dtype) for _ in range(4))
+def step_arguments(dtype=torch.float64, n=5000):
+    x, r, p, q = (torch.randn(4, n, dtype=dtype) for _ in range(4))
     q = p * (1 + torch.rand_like(p))
     rs, stop = (r * r).sum(1), torch.zeros(4, dtype=dtype)
     stop[1] = rs[1]  # converged
@@ -137,6 +137,19 @@ def test_step_follows_the_reference(dtype, bound, threads):
     for a, b, c in zip(
         one, torch.ops.sagittal.cg_step(*arguments), reference.cg_step(*arguments), strict=True
     ):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, c, rtol=bound, atol=bound)
+        assert torch.equal(a[1:3], c[1:3])
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("n", [0, 1, 4999, 5000, 3_000_001])
+def test_cuda_step_follows_the_reference(dtype, bound, n):
+    arguments = [t.cuda() for t in step_arguments(dtype, n)]
+    found = torch.ops.sagittal.cg_step(*arguments)
+    again = torch.ops.sagittal.cg_step(*arguments)
+    for a, b, c in zip(found, again, reference.cg_step(*arguments), strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, c, rtol=bound, atol=bound)
         assert torch.equal(a[1:3], c[1:3])

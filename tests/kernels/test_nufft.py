@@ -273,3 +273,74 @@ def test_a_plan_of_other_points_is_refused(native):
             ops.spread(samples, *arguments, plan.grid_shape, plan.tiles)
     with pytest.raises(RuntimeError, match="even in number"):
         ops.spread(samples, points, order, offsets, coefficients, plan.grid_shape, (3, 2))
+
+
+def on_gpu(*tensors):
+    return [tensor.cuda() for tensor in tensors]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("coils", [1, 2, 5, 8, 9, 17])
+@pytest.mark.parametrize(
+    ("shape", "tol"),
+    [((17, 20), 1e-5), ((90, 70), 1e-2), ((256, 250), 1e-4), ((9, 8, 30), 1e-4), ((64,) * 3, 1e-3)],
+)
+def test_cuda_follows_the_reference(dtype, coils, shape, tol):
+    tol = tol if dtype == torch.complex64 else tol * 1e-3
+    for count in (0, 1, 3000):
+        plan = nufft_plan(frequencies(2, count, len(shape)), shape, tol)
+        arguments, ops = on_gpu(*gridding_arguments(plan)), torch.ops.sagittal
+        samples = complex_randn(2, coils, count, dtype=dtype).cuda()
+        grid = complex_randn(2, coils, *plan.grid_shape, dtype=dtype).cuda()
+        bound = 1e-5 if dtype == torch.complex64 else 1e-13
+        found = ops.spread(samples, *arguments, plan.grid_shape, plan.tiles)
+        wanted = reference.spread(samples, *arguments, plan.grid_shape, plan.tiles)
+        assert float((found - wanted).norm()) <= bound * float(wanted.norm())
+        again = ops.spread(samples, *arguments, plan.grid_shape, plan.tiles)
+        assert torch.equal(found, again)
+        found = ops.interp(grid, *arguments, plan.tiles)
+        wanted = reference.interp(grid, *arguments, plan.tiles)
+        assert float((found - wanted).norm()) <= bound * float(wanted.norm())
+        assert torch.equal(found, ops.interp(grid, *arguments, plan.tiles))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    ("frames", "coils", "shape", "count"),
+    # More coils and frames than fit its workspace; one coil pair whose tiles alone do not.
+    [(3, 300, (128, 130), 20_000), (1, 2, (128, 128, 128), 50_000)],
+)
+def test_cuda_takes_more_than_its_workspace(frames, coils, shape, count):
+    omega = frequencies(frames, count, len(shape), dtype=torch.float32)
+    x = complex_randn(frames, coils, *shape, dtype=torch.complex64)
+    y = complex_randn(frames, coils, count, dtype=torch.complex64)
+    forward = nufft_type2(x.cuda(), omega.cuda(), 1e-3).cpu()
+    assert relative(forward, nufft_type2(x, omega, 1e-3)) < 1e-4
+    backward = nufft_type1(y.cuda(), omega.cuda(), shape, 1e-3).cpu()
+    assert relative(backward, nufft_type1(y, omega, shape, 1e-3)) < 1e-4
+
+
+@pytest.mark.cuda
+def test_cuda_refuses_a_plan_of_other_points():
+    plan = nufft_plan(frequencies(1, 300, 2), (40, 40), 1e-3)
+    points, order, offsets, coefficients = on_gpu(*gridding_arguments(plan))
+    samples, ops = complex_randn(1, 2, 300).cuda(), torch.ops.sagittal
+    for arguments, message in [
+        ((points, order.flip(1), offsets, coefficients), "do not sort these points"),
+        ((points, order + 300, offsets, coefficients), "do not sort these points"),
+        ((points * math.nan, order, offsets, coefficients), "do not sort these points"),
+        ((points, order, offsets + 1, coefficients), "rise from 0"),
+        ((points, order, offsets[:, 1:], coefficients), "number of tiles"),
+        ((points.cpu(), order, offsets, coefficients), "device of the other arguments"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            ops.spread(samples, *arguments, plan.grid_shape, plan.tiles)
+
+
+@pytest.mark.cuda
+def test_cuda_gradients():
+    omega = (frequencies(4, 2) * 0.9).cuda().requires_grad_()
+    x, y = (complex_randn(1, *shape).cuda().requires_grad_() for shape in [(3, 4), (4,)])
+    assert torch.autograd.gradcheck(lambda a, w: nufft_type2(a, w, 1e-8), (x, omega))
+    assert torch.autograd.gradcheck(lambda a, w: nufft_type1(a, w, (3, 4), 1e-8), (y, omega))

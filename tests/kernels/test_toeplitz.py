@@ -207,3 +207,27 @@ def test_bad_arguments_say_what_is_wrong():
         toeplitz_normal(image, maps, kernel[:3])
     with pytest.raises(TypeError, match=r"kernel must be torch\.float64"):
         toeplitz_normal(image, maps, kernel.float())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("shape", [(50, 61), (32, 64), (1, 70), (33, 1), (7, 40, 9), (256, 256)])
+def test_cuda_follows_the_reference(dtype, shape):
+    bound = 1e-6 if dtype == torch.complex64 else 1e-14
+    for batch, coils in ((2, 3), (1, 1), (2, 17), (0, 2)):
+        for name, arguments in passes(shape, dtype, batch, coils).items():
+            on_gpu = [tensor.cuda() for tensor in arguments]
+            found = getattr(torch.ops.sagittal, name)(*on_gpu)
+            wanted = getattr(reference, name)(*on_gpu)
+            assert found.shape == wanted.shape
+            assert float((found - wanted).norm()) <= bound * float(wanted.norm()), name
+            assert torch.equal(found, getattr(torch.ops.sagittal, name)(*on_gpu))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("shape", [(12, 15), (4, 5, 6)])
+def test_cuda_equals_the_cpu(shape):
+    omega, weights, image, maps = problem(shape, dtype=torch.complex64)
+    kernel = toeplitz_kernel(omega, weights, shape)
+    found = toeplitz_normal(image.cuda(), maps.cuda(), kernel.cuda(), 0.3)
+    assert relative(found.cpu(), toeplitz_normal(image, maps, kernel, 0.3)) < 1e-6
