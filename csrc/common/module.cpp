@@ -10,7 +10,7 @@
 #include "isa.h"
 
 // Equal to ABI_VERSION in sagittal_core/ops/_library.py.
-#define SAGITTAL_ABI 5
+#define SAGITTAL_ABI 6
 #define SAGITTAL_STRING(x) #x
 #define SAGITTAL_EXPAND(x) SAGITTAL_STRING(x)
 
