@@ -255,17 +255,18 @@ def toeplitz_reduce(d: Draw) -> tuple:
 
 
 def toeplitz_normal(d: Draw) -> tuple:
-    shape = [1, 1]
-    for axis in range(2):
-        for _ in range(d.random.randrange(5)):
+    dims = d.random.randint(2, 3)
+    shape = [1] * dims
+    for axis in range(dims):
+        for _ in range(d.random.randrange(6)):
             prime = d.random.choice([2, 2, 2, 3, 5, 7])
-            shape[axis] *= prime if shape[axis] * prime <= 90 else 1
+            shape[axis] *= prime if shape[axis] * prime <= (90, 24)[dims - 2] else 1
     batch, coils, dtype = d.size(1, 3), d.size(1, 4), complex_of(d)
     maps, kernels, weights = (d.random.choice([1, batch]) for _ in range(3))
     return (
         d.smooth(batch, *shape, dtype=dtype),
         d.smooth(maps, coils, *shape, dtype=dtype),
-        d.smooth(kernels, 4, *shape),
+        d.smooth(kernels, 2**dims, *shape),
         d.smooth(weights),
     )
 

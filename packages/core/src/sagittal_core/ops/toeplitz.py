@@ -130,17 +130,17 @@ def toeplitz_normal(
 def fits_one_operator(shape: tuple[int, ...]) -> bool:
     """Whether one operator computes images of this shape, transforms included.
 
-    That needs two dimensions and lengths without a prime factor above 7. Others go through an
-    operator for each pass, with the transforms of torch in between; results agree to rounding.
+    That needs lengths without a prime factor above 7. Others go through an operator for each
+    pass, with the transforms of torch in between; results agree to rounding.
     """
-    return len(shape) == 2 and all(_has_small_factors(n) for n in shape)
 
+    def fits(n: int) -> bool:
+        for prime in (2, 3, 5, 7):
+            while n > 1 and n % prime == 0:
+                n //= prime
+        return n == 1
 
-def _has_small_factors(n: int) -> bool:
-    for prime in (2, 3, 5, 7):
-        while n > 1 and n % prime == 0:
-            n //= prime
-    return n == 1
+    return all(fits(n) for n in shape)
 
 
 def _groups(image: Tensor, maps: Tensor) -> tuple[Tensor, ...]:
