@@ -1,7 +1,7 @@
 // The ABI number of both modules, equal to ABI_VERSION in sagittal_core/ops/_library.py.
 #pragma once
 
-#define SAGITTAL_ABI 5
+#define SAGITTAL_ABI 6
 #define SAGITTAL_STRING(x) #x
 #define SAGITTAL_EXPAND(x) SAGITTAL_STRING(x)
 

@@ -255,6 +255,23 @@ def toeplitz_reduce(d: Draw) -> tuple:
     return d.smooth(*shape, dtype=image.dtype), maps, modulation, image
 
 
+def toeplitz_normal(d: Draw) -> tuple:
+    dims = d.random.randint(2, 3)
+    shape = [1] * dims
+    for axis in range(dims):
+        for _ in range(d.random.randrange(6)):
+            prime = d.random.choice([2, 2, 2, 3, 5, 7])
+            shape[axis] *= prime if shape[axis] * prime <= (90, 24)[dims - 2] else 1
+    batch, coils, dtype = d.size(1, 3), d.size(1, 4), complex_of(d)
+    maps, kernels, weights = (d.random.choice([1, batch]) for _ in range(3))
+    return (
+        d.smooth(batch, *shape, dtype=dtype),
+        d.smooth(maps, coils, *shape, dtype=dtype),
+        d.smooth(kernels, 2**dims, *shape),
+        d.smooth(weights),
+    )
+
+
 def cg_step(d: Draw) -> tuple:
     batch, n = d.size(0, 5), d.size(1, 600)
     x, r, p = (d.smooth(batch, n) for _ in range(3))
@@ -285,7 +302,7 @@ OPERATORS: dict[str, Operator] = {
             (reference_sparse, True, (sparse_encode_backward,)),
             (reference, False, (spread, interp, toeplitz_expand, toeplitz_filter)),
             (reference, False, (toeplitz_turn, toeplitz_unturn)),
-            (reference, False, (toeplitz_reduce, cg_step)),
+            (reference, False, (toeplitz_reduce, toeplitz_normal, cg_step)),
         )
         for draw in draws
     },

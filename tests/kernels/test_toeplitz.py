@@ -1,7 +1,12 @@
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sagittal_core.ops import (
     nufft_type1,
@@ -11,6 +16,7 @@ from sagittal_core.ops import (
     toeplitz_kernel,
     toeplitz_normal,
 )
+from sagittal_core.ops.toeplitz import fits_one_operator
 
 
 def problem(shape, batch=2, coils=3, count=60, dtype=torch.complex128):
@@ -32,7 +38,7 @@ def relative(found, wanted):
     return float((found - wanted).norm() / wanted.norm())
 
 
-@pytest.mark.parametrize("shape", [(12, 15), (9, 9), (1, 4), (4, 5, 6)])
+@pytest.mark.parametrize("shape", [(12, 15), (9, 9), (1, 4), (11, 8), (4, 5, 6), (4, 13, 3)])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.complex64, 1e-6), (torch.complex128, 1e-11)])
 def test_equals_the_normal_operator(shape, dtype, bound):
     omega, weights, image, maps = problem(shape, dtype=dtype)
@@ -86,9 +92,10 @@ def test_zero_weights_and_no_samples_give_zero():
         assert not toeplitz_normal(image, maps, toeplitz_kernel(o, w, (6, 7))).any()
 
 
-def test_gradients():
-    omega, weights, image, maps = problem((3, 4), coils=2, count=9)
-    kernel = toeplitz_kernel(omega, weights, (3, 4))
+@pytest.mark.parametrize("shape", [(3, 4), (2, 11), (2, 3, 2)])
+def test_gradients(shape):
+    omega, weights, image, maps = problem(shape, coils=2, count=9)
+    kernel = toeplitz_kernel(omega, weights, shape)
     lam = torch.tensor([0.1, 0.2], dtype=torch.float64)
     inputs = (image, maps, kernel, lam)
     for tensor in inputs:
@@ -143,9 +150,137 @@ def test_opcheck(shape):
         torch.library.opcheck(getattr(torch.ops.sagittal, name), arguments)
 
 
-def test_same_bits_on_one_and_two_threads(threads):
-    omega, weights, image, maps = problem((70, 80), dtype=torch.complex64)
-    kernel = toeplitz_kernel(omega, weights, (70, 80))
+def whole(shape, dtype, batch=2, coils=3, frames=1):
+    """Arguments of the operator that does all of it."""
+    real = dtype.to_real()
+    image = torch.randn(batch, *shape, dtype=dtype)
+    maps = torch.randn(frames, coils, *shape, dtype=dtype)
+    kernel = torch.rand(frames, 2 ** len(shape), *shape, dtype=real)
+    return image, maps, kernel, torch.rand(frames, dtype=real)
+
+
+lengths = st.tuples(*(st.integers(0, most) for most in (5, 3, 2, 1))).map(
+    lambda powers: math.prod(p**k for p, k in zip((2, 3, 5, 7), powers, strict=True))
+)
+
+
+@settings(max_examples=60)
+@given(
+    shape=st.lists(lengths, min_size=2, max_size=3).filter(lambda n: math.prod(n) <= 1 << 14),
+    batch=st.integers(1, 3),
+    coils=st.integers(1, 3),
+    shared=st.booleans(),
+)
+def test_one_operator_follows_the_reference(shape, batch, coils, shared):
+    assert fits_one_operator(tuple(shape))
+    for dtype, bound in ((torch.complex64, 1e-6), (torch.complex128, 1e-14)):
+        arguments = whole(shape, dtype, batch, coils, 1 if shared else batch)
+        found = torch.ops.sagittal.toeplitz_normal(*arguments)
+        assert relative(found, reference.toeplitz_normal(*arguments)) < bound
+
+
+@pytest.mark.parametrize("shape", [(16, 15), (49, 40), (6, 18, 5)])
+def test_one_operator_equals_the_passes(shape):
+    image, maps, kernel, lam = whole(shape, torch.complex128)
+    found = toeplitz_normal(image, maps, kernel, lam)
+    assert relative(found, toeplitz._by_passes(image, maps, kernel, lam)) < 1e-14
+
+
+@pytest.mark.parametrize(
+    ("shape", "one"),
+    [((32, 63), True), ((1, 21), True), ((22, 8), False), ((4, 5, 6), True), ((4, 17, 4), False)],
+)
+def test_which_way_is_taken(shape, one, monkeypatch):
+    taken = []
+    monkeypatch.setattr(toeplitz, "_by_passes", lambda image, *rest: taken.append(1) or image)
+    image, maps = torch.ones(1, *shape) + 0j, torch.ones(1, 1, *shape) + 0j
+    toeplitz_normal(image, maps, torch.ones(2 ** len(shape), *shape))
+    assert fits_one_operator(shape) == one != bool(taken)
+
+
+@pytest.mark.parametrize("shape", [(48, 35), (12, 10, 21)])
+def test_one_operator_is_self_adjoint_to_rounding(shape):
+    x, maps, kernel, lam = whole(shape, torch.complex128)
+    y = torch.randn_like(x)
+    left = (toeplitz_normal(x, maps, kernel, lam).conj() * y).sum()
+    right = (x.conj() * toeplitz_normal(y, maps, kernel, lam)).sum()
+    assert abs(left - right) <= 1e-12 * abs(left)
+
+
+@pytest.mark.parametrize(("shape", "frames"), [((6, 5), 1), ((6, 5), 2), ((3, 2, 4), 1)])
+def test_opcheck_of_one_operator(shape, frames):
+    arguments = whole(shape, torch.complex128, frames=frames)
+    for tensor in arguments:
+        tensor.requires_grad_()
+    torch.library.opcheck(torch.ops.sagittal.toeplitz_normal, arguments)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 11)])
+def test_second_gradients(shape):
+    arguments = whole(shape, torch.complex128, batch=1, coils=1)
+    for tensor in arguments:
+        tensor.requires_grad_()
+    assert torch.autograd.gradgradcheck(toeplitz_normal, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("shape", [(40, 36), (12, 10, 21)])
+def test_one_operator_gives_the_same_bits_every_time(threads, shape, dtype):
+    arguments = whole(shape, dtype, coils=5)
+    threads(1)
+    wanted = torch.ops.sagittal.toeplitz_normal(*arguments)
+    threads(2)
+    for _ in range(10):
+        assert torch.equal(torch.ops.sagittal.toeplitz_normal(*arguments), wanted)
+
+
+ISA_SCRIPT = """
+import sys, torch
+from sagittal_core.ops import backend_info
+arguments = torch.load(sys.argv[1])
+found = [torch.ops.sagittal.toeplitz_normal(*a) for a in arguments]
+torch.save((backend_info().isa, found), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2"])
+def test_instruction_sets_agree(native, isa, tmp_path):
+    if native.mode == "reference":
+        pytest.skip("the reference has no instruction sets")
+    if native.isa == "portable":
+        pytest.skip("this machine has one instruction set")
+    dtypes = torch.complex64, torch.complex128
+    shapes = (40, 63), (9, 10, 14)
+    arguments = [whole(shape, dtype) for shape in shapes for dtype in dtypes]
+    paths = [str(tmp_path / name) for name in ("in", "out")]
+    torch.save(arguments, paths[0])
+    environment = {**os.environ, "SAGITTAL_ISA": isa, "SAGITTAL_OPS": native.mode}
+    subprocess.run([sys.executable, "-c", ISA_SCRIPT, *paths], env=environment, check=True)
+    ran, found = torch.load(paths[1])
+    assert ran == isa
+    for one, other, bound in zip(found, arguments, (1e-6, 1e-14) * 2, strict=True):
+        assert relative(one, torch.ops.sagittal.toeplitz_normal(*other)) < bound
+
+
+def test_one_operator_refuses_what_it_cannot_do(native):
+    image, maps, kernel, lam = whole((6, 7), torch.complex64)
+    op = torch.ops.sagittal.toeplitz_normal
+    if native.mode == "reference":
+        pytest.skip("the reference takes any length")
+    with pytest.raises(RuntimeError, match="no prime factor above 7"):
+        op(*whole((6, 11), torch.complex64))
+    with pytest.raises(RuntimeError, match="dtype of image"):
+        op(image, maps, kernel.double(), lam)
+    with pytest.raises(RuntimeError, match="do not fit the image"):
+        op(image, maps[..., :1], kernel, lam)
+    with pytest.raises(RuntimeError, match="at least one coil"):
+        op(image, maps[:, :0], kernel, lam)
+
+
+@pytest.mark.parametrize("shape", [(70, 80), (66, 80)])
+def test_same_bits_on_one_and_two_threads(threads, shape):
+    omega, weights, image, maps = problem(shape, dtype=torch.complex64)
+    kernel = toeplitz_kernel(omega, weights, shape)
     results = []
     for count in (1, 2):
         threads(count)
@@ -185,8 +320,9 @@ def test_non_contiguous_and_conjugated_views(native):
 
 
 def test_many_coils_go_in_groups():
-    omega, weights, image, maps = problem((64, 64), batch=1, coils=50, dtype=torch.complex64)
-    kernel = toeplitz_kernel(omega, weights, (64, 64))
+    # A length with a large factor: others don't go through the passes.
+    omega, weights, image, maps = problem((64, 66), batch=1, coils=50, dtype=torch.complex64)
+    kernel = toeplitz_kernel(omega, weights, (64, 66))
     assert image.numel() * 8 * 4 * 50 > toeplitz._SPECTRUM_BYTES  # more than one group
     parts = (toeplitz_normal(image, part, kernel) for part in maps.split(7, 1))
     assert relative(toeplitz_normal(image, maps, kernel), sum(parts)) < 1e-6
@@ -205,6 +341,8 @@ def test_bad_arguments_say_what_is_wrong():
         toeplitz_normal(image, maps[:, :, 1:], kernel)
     with pytest.raises(ValueError, match="kernel must be"):
         toeplitz_normal(image, maps, kernel[:3])
+    with pytest.raises(ValueError, match=r"lam must be a scalar or \(2,\)"):
+        toeplitz_normal(image, maps, kernel, torch.ones(3))
     with pytest.raises(TypeError, match=r"kernel must be torch\.float64"):
         toeplitz_normal(image, maps, kernel.float())
 

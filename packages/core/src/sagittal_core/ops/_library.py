@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 """Raised whenever a schema below changes: compiled kernels of another number are not loaded."""
 
 LIB = torch.library.Library("sagittal", "DEF")
@@ -38,6 +38,9 @@ LIB.define("toeplitz_filter(Tensor spectrum, Tensor kernel) -> Tensor")
 LIB.define(
     "toeplitz_reduce(Tensor coil_images, Tensor maps, Tensor modulation, Tensor partial) -> Tensor"
 )
+
+# All of the operator, for lengths without a prime factor above 7. lam: (B or 1,).
+LIB.define("toeplitz_normal(Tensor image, Tensor maps, Tensor kernel, Tensor lam) -> Tensor")
 
 # One conjugate-gradient update on real vectors (batch, n).
 LIB.define(

@@ -150,6 +150,35 @@ def toeplitz_reduce(
     return partial + (torch.conj_physical(maps) * coils).sum(1)
 
 
+def toeplitz_normal(image: Tensor, maps: Tensor, kernel: Tensor, lam: Tensor) -> Tensor:
+    """``lam_b x_b + sum_c conj(S_bc) sum_p conj(m_p) IFFT(K_bp FFT(m_p S_bc x_b))``.
+
+    Args:
+        image: (B, *N) complex.
+        maps: (B or 1, C, *N).
+        kernel: (B or 1, 2**d, *N) real; phase p has one bit an axis, the first axis' the highest.
+        lam: (B or 1,) real.
+
+    Returns:
+        (B, *N), where ``m_p(n) = exp(-i pi <bits of p, n / N>)``.
+    """
+    shape = image.shape[1:]
+    axes = tuple(range(-len(shape), 0))
+    grids = torch.meshgrid(
+        *(torch.arange(n, dtype=torch.float64, device=image.device) / n for n in shape),
+        indexing="ij",
+    )
+    out = image * lam.reshape(-1, *(1,) * len(shape))
+    for p, bits in enumerate(itertools.product((0, 1), repeat=len(shape))):
+        angle = -math.pi * sum(bit * grid for bit, grid in zip(bits, grids, strict=True))
+        modulation = torch.polar(torch.ones_like(angle), angle).to(image.dtype)
+        spectrum = torch.fft.fftn((image * modulation)[:, None] * maps, dim=axes)
+        coils = torch.fft.ifftn(spectrum * kernel[:, p, None], dim=axes)
+        combined = (torch.conj_physical(maps) * coils).sum(1)
+        out = out + torch.conj_physical(modulation) * combined
+    return out
+
+
 def cg_step(
     x: Tensor, r: Tensor, p: Tensor, q: Tensor, rs: Tensor, stop: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

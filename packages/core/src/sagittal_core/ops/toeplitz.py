@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -86,7 +85,6 @@ def toeplitz_kernel(trajectory: Tensor, weights: Tensor, shape: tuple[int, ...])
     return kernel.to(trajectory.dtype).contiguous()
 
 
-@lru_cache(maxsize=16)
 def _modulation(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """``exp(-i pi k / n)`` for k = 0..n-1."""
     phase = torch.arange(n, dtype=torch.float64, device=device) * (-math.pi / n)
@@ -118,22 +116,51 @@ def toeplitz_normal(
         ValueError: Shapes do not fit.
     """
     kernel = _check_normal(image, maps, kernel)
+    weight = torch.as_tensor(lam, dtype=image.dtype.to_real(), device=image.device).reshape(-1)
+    if weight.shape[0] not in (1, image.shape[0]):
+        raise ValueError(f"lam must be a scalar or ({image.shape[0]},), got {tuple(weight.shape)}")
     _native.load()
-    dims = image.dim() - 1
-    weight = lam
-    if isinstance(lam, Tensor) and lam.dim():
-        weight = lam.reshape(-1, *(1,) * (image.dim() - 1))
-    out = image * weight
     if image.numel() == 0 or maps.shape[1] == 0:
-        return out
-    each = image.numel() * image.element_size() * 2**dims
-    for part in maps.split(max(1, _SPECTRUM_BYTES // each), 1):
-        out = _add_coils(image, part, kernel, out)
+        return image * weight.reshape(-1, *(1,) * (image.dim() - 1))
+    if fits_one_operator(tuple(image.shape[1:])):
+        return torch.ops.sagittal.toeplitz_normal(image, maps, kernel, weight)
+    return _by_passes(image, maps, kernel, weight)
+
+
+def fits_one_operator(shape: tuple[int, ...]) -> bool:
+    """Whether one operator computes images of this shape, transforms included.
+
+    That needs lengths without a prime factor above 7. Others go through an operator for each
+    pass, with the transforms of torch in between; results agree to rounding.
+    """
+
+    def fits(n: int) -> bool:
+        for prime in (2, 3, 5, 7):
+            while n > 1 and n % prime == 0:
+                n //= prime
+        return n == 1
+
+    return all(fits(n) for n in shape)
+
+
+def _groups(image: Tensor, maps: Tensor) -> tuple[Tensor, ...]:
+    """Maps of coils that go through the passes together."""
+    each = image.numel() * image.element_size() * 2 ** (image.dim() - 1)
+    return maps.split(max(1, _SPECTRUM_BYTES // each), 1)
+
+
+def _by_passes(image: Tensor, maps: Tensor, kernel: Tensor, weight: Tensor) -> Tensor:
+    """The operator as passes between FFTs of torch, in any dimension and for any length."""
+    out = image * weight.reshape(-1, *(1,) * (image.dim() - 1))
+    first = _modulation(image.shape[1], image.dtype, image.device)
+    for part in _groups(image, maps):
+        coils = _filtered(_spectra(image, part), kernel)
+        out = torch.ops.sagittal.toeplitz_reduce(coils, part, first, out)
     return out
 
 
-def _add_coils(image: Tensor, maps: Tensor, kernel: Tensor, partial: Tensor) -> Tensor:
-    """``partial`` plus the normal operator of some coils.
+def _spectra(image: Tensor, maps: Tensor) -> Tensor:
+    """Spectra of all phases of some coil images: (B, C, 2**d, *N).
 
     The transform of an axis is shared by all phases of the axes after it, and runs along the last,
     contiguous axis: the operators between the transforms turn the next axis there. In two
@@ -142,18 +169,21 @@ def _add_coils(image: Tensor, maps: Tensor, kernel: Tensor, partial: Tensor) -> 
     shape, ops = tuple(image.shape[1:]), torch.ops.sagittal
     modulations = [_modulation(n, image.dtype, image.device) for n in shape]
     spectrum = torch.fft.fft(ops.toeplitz_expand(image, maps, modulations[0]))
-    turned = spectrum.shape
     for n, modulation in zip(shape[1:], modulations[1:], strict=True):
         rest = math.prod(shape) // n
         spectrum = torch.fft.fft(ops.toeplitz_turn(spectrum.reshape(-1, n, rest), modulation))
-    whole = spectrum.reshape(*turned[:2], 2 ** len(shape), *shape)
-    spectrum = ops.toeplitz_filter(whole, kernel)
-    for n, modulation in zip(shape[:0:-1], modulations[:0:-1], strict=True):
+    return spectrum.reshape(image.shape[0], maps.shape[1], 2 ** len(shape), *shape)
+
+
+def _filtered(spectra: Tensor, kernel: Tensor) -> Tensor:
+    """Turned coil images (B, C, 2, N1, .., N0) of spectra times the kernel."""
+    shape, ops = tuple(kernel.shape[2:]), torch.ops.sagittal
+    spectrum = ops.toeplitz_filter(spectra, kernel)
+    for n in shape[:0:-1]:
         rest = math.prod(shape) // n
         coils = torch.fft.ifft(spectrum.reshape(-1, 2, rest, n))
-        spectrum = ops.toeplitz_unturn(coils, modulation)
-    coils = torch.fft.ifft(spectrum.reshape(turned))
-    return ops.toeplitz_reduce(coils, maps, modulations[0], partial)
+        spectrum = ops.toeplitz_unturn(coils, _modulation(n, spectra.dtype, spectra.device))
+    return torch.fft.ifft(spectrum.reshape(*spectra.shape[:2], 2, *shape[1:], shape[0]))
 
 
 def _check_normal(image: Tensor, maps: Tensor, kernel: Tensor) -> Tensor:
@@ -277,12 +307,50 @@ def _reduce_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return for_coils, for_maps, None, grad.clone() if ctx.needs_input_grad[3] else None
 
 
+def _fake_normal(image: Tensor, maps: Tensor, kernel: Tensor, lam: Tensor) -> Tensor:
+    return image.new_empty(image.shape)
+
+
+def _setup_normal(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    image, maps, kernel, lam = inputs
+    ctx.save_for_backward(image if any(ctx.needs_input_grad[1:]) else None, maps, kernel, lam)
+
+
+def _normal_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    image, maps, kernel, lam = ctx.saved_tensors
+    for_image = for_maps = for_kernel = for_lam = None
+    if ctx.needs_input_grad[0]:
+        for_image = torch.ops.sagittal.toeplitz_normal(grad, maps, kernel, lam)
+    if any(ctx.needs_input_grad[1:3]):
+        for_maps, for_kernel = _normal_parameters(image, maps, kernel, grad)
+    if ctx.needs_input_grad[3]:
+        for_lam = _like_batch((image.conj() * grad).real.flatten(1).sum(1), lam)
+    return for_image, for_maps, for_kernel, for_lam
+
+
+def _normal_parameters(
+    image: Tensor, maps: Tensor, kernel: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of maps and kernel, from spectra computed anew by the passes."""
+    first = _modulation(image.shape[1], image.dtype, image.device)
+    of_maps, of_kernel = [], torch.zeros_like(kernel)
+    for part in _groups(image, maps):
+        forward, backward = _spectra(image, part), _spectra(grad, part)
+        moved = image.conj()[:, None] * _unturned(_filtered(backward, kernel), first)
+        moved = moved + grad.conj()[:, None] * _unturned(_filtered(forward, kernel), first)
+        of_maps.append(_like_batch(moved, maps))
+        of_kernel = of_kernel + _like_batch((forward.conj() * backward).real.sum(1), kernel)
+    return torch.cat(of_maps, 1), of_kernel / math.prod(image.shape[1:])
+
+
+_library.register("toeplitz_normal", reference.toeplitz_normal, _fake_normal)
 _library.register("toeplitz_expand", reference.toeplitz_expand, _fake_expand)
 _library.register("toeplitz_turn", reference.toeplitz_turn, _fake_turn)
 _library.register("toeplitz_unturn", reference.toeplitz_unturn, _fake_unturn)
 _library.register("toeplitz_filter", reference.toeplitz_filter, _fake_filter)
 _library.register("toeplitz_reduce", reference.toeplitz_reduce, _fake_reduce)
 for _name, _backward, _setup in (
+    ("toeplitz_normal", _normal_backward, _setup_normal),
     ("toeplitz_expand", _expand_backward, _setup_expand),
     ("toeplitz_turn", _turn_backward, _setup_turn),
     ("toeplitz_unturn", _unturn_backward, _setup_turn),
