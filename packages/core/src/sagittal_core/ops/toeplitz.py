@@ -122,7 +122,7 @@ def toeplitz_normal(
     _native.load()
     if image.numel() == 0 or maps.shape[1] == 0:
         return image * weight.reshape(-1, *(1,) * (image.dim() - 1))
-    if fits_one_operator(tuple(image.shape[1:])):
+    if image.device.type == "cpu" and fits_one_operator(tuple(image.shape[1:])):
         return torch.ops.sagittal.toeplitz_normal(image, maps, kernel, weight)
     return _by_passes(image, maps, kernel, weight)
 

@@ -1,0 +1,172 @@
+"""SAIL from files to figures: a pretrained encoder beside its random twin, on real images.
+
+``python benchmarks/study_sail.py radiographs --table labels.csv --images FOLDER`` and ``... volumes
+--scans FOLDER`` run the commands that a user types (slice, embed, fit, evaluate, explain) with the
+package's own configs, and gather what they measured in ``results/sail_<part>.json``. Every command
+goes on where it was, so a killed study does too.
+
+Hypothesis: features of the pretrained encoder mean something, those of its randomly initialised
+twin less. Independent units are patients (radiographs) and volumes; the outcome that may fail is
+each measure by which the two should differ. The check that must pass is that names found by rule
+are recognised on held-out images more often than by chance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sagittal_core.results import read_results, write_results
+from sagittal_genai.cli import run
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "packages" / "genai" / "configs"
+BOTH = ("encoder", "twin")
+
+
+def config(name: str) -> dict[str, Any]:
+    """One of the package's configs."""
+    return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+
+
+def do(verb: str, settings: dict[str, Any], file: Path) -> None:
+    """Write the settings and run the verb; a finished run counts as done.
+
+    Raises:
+        SystemExit: It failed.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    print(f"== sagittal-genai {verb} -c {file.name}", flush=True)
+    if (status := run([verb, "-c", str(file)])) not in (0, 3):
+        raise SystemExit(status)
+
+
+def slice_radiographs(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of `slice` for a table of radiographs."""
+    settings = config("slice_radiographs")
+    settings["sources"][0]["init_args"] |= {"table": str(args.table), "images": str(args.images)}
+    return settings
+
+
+def slice_volumes(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of `slice` for the public volumes and the two scans with organ masks."""
+    settings = config("slice_volumes")
+    body = [
+        ("totalseg_ct", "example_ct_sm", "example_seg", "total", "CT", "train"),
+        ("totalseg_mr", "example_mr_sm", "example_seg_mr", "total_mr", "MR", "test"),
+    ]
+    settings["sources"][0]["init_args"]["volumes"] += [
+        {
+            "image": str(args.scans / f"{image}.nii.gz"),
+            "modality": modality,
+            "name": name,
+            "split": split,
+            "labels": str(args.scans / f"{labels}.nii.gz"),
+            "classes": f"{args.classes}:{task}",
+            "metadata": {"body_part": "trunk", "study_type": "ct thorax-abdomen-pelvis"}
+            if modality == "CT"
+            else {"body_part": "trunk", "sequence": "T1"},
+        }
+        for name, image, labels, task, modality, split in body
+    ]
+    return settings
+
+
+def fit(part: str, store: Path, name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of `fit`; pooled rows are few, so their dictionary is smaller."""
+    settings = config("sae_batchtopk")
+    settings |= {"run_name": name, "runs_dir": str(args.out / part / "runs")}
+    settings["seed_everything"] = seed
+    settings["data"]["init_args"] |= {"store": str(store), "seed": seed}
+    network = settings["model"]["init_args"]["network"]["init_args"]
+    network["seed"] = seed
+    settings["trainer"]["enable_model_summary"] = False
+    if part == "radiographs":
+        network["n_features"] = 1024
+        network["activation"]["init_args"]["k"] = 16
+        settings["data"]["init_args"]["batch_size"] = 240
+        settings["model"]["init_args"]["dead_after"] = 24_000
+        settings["trainer"] |= {"max_epochs": 300, "check_val_every_n_epoch": 50}
+    return settings
+
+
+def study(part: str, args: argparse.Namespace) -> None:
+    """Run all commands of one part and write its results."""
+    out = args.out / part
+    do("slice", {"radiographs": slice_radiographs, "volumes": slice_volumes}[part](args)
+       | {"out": str(out / "slices")}, out / "slice.yaml")  # fmt: skip
+    embedding = config("embed_radiographs" if part == "radiographs" else "embed_tokens")
+    embedding |= {"slices": str(out / "slices"), "out": str(out / "embeddings")}
+    do("embed", embedding, out / "embed.yaml")
+    stores = {"encoder": out / "embeddings", "twin": out / "embeddings-random"}
+    for which in BOTH:
+        for seed in range(args.seeds):
+            name = f"{which}-{seed}"
+            do("fit", fit(part, stores[which], name, seed, args), out / f"fit-{name}.yaml")
+    evaluation = config(f"evaluate_{'radiographs' if part == 'radiographs' else 'tokens'}")
+    evaluation["sources"] = {
+        label: {
+            "store": str(stores[which]),
+            "runs": [str(out / "runs" / f"{which}-{seed}") for seed in range(args.seeds)],
+        }
+        for label, which in (("EfficientNet-Lite0", "encoder"), ("random twin", "twin"))
+    }
+    evaluation |= {"control": "random twin", "out": str(out / "evaluation")}
+    do("evaluate", evaluation, out / "evaluate.yaml")
+    for which in reversed(BOTH):  # the twin first: the other stands beside it
+        explanation = config(f"explain_{'radiographs' if part == 'radiographs' else 'tokens'}")
+        explanation |= {
+            "store": str(stores[which]),
+            "codes": str(out / "codes" / which),
+            "autoencoder": str(out / "runs" / f"{which}-0"),
+            "slices": str(out / "slices"),
+            "out": str(out / f"explained-{which}"),
+        }
+        if which == "encoder":
+            explanation["twin"] = str(out / "explained-twin")
+        if part == "volumes":
+            explanation["min_subjects"] = 2  # there are four training subjects
+        do("explain", explanation, out / f"explain-{which}.yaml")
+    gather(part, out, args)
+
+
+def gather(part: str, out: Path, args: argparse.Namespace) -> None:
+    """One result file from those of the verbs."""
+    evaluated = read_results(out / "evaluation" / "results.json")
+    explained = read_results(out / "explained-encoder" / "results.json")
+    tables = {f"evaluate-{k}": v for k, v in evaluated["tables"].items()}
+    tables |= {f"explain-{k}": v for k, v in explained["tables"].items()}
+    write_results(
+        ROOT / "results" / f"sail_{part}.json",
+        command=f"python benchmarks/study_sail.py {part} ...",
+        seeds=list(range(args.seeds)),
+        n=evaluated["n"],
+        tables={name: (table["columns"], table["rows"]) for name, table in tables.items()},
+    )
+    print(json.dumps({"tables": sorted(tables)}, indent=1))
+
+
+def main() -> None:
+    """Read the command line and run one part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=["radiographs", "volumes"])
+    parser.add_argument("--table", type=Path, help="radiographs: CSV as of ChestX-ray14")
+    parser.add_argument("--images", type=Path, help="radiographs: folder of the images")
+    parser.add_argument("--scans", type=Path, help="volumes: folder with TotalSegmentator's samples")
+    parser.add_argument(
+        "--classes",
+        default="totalsegmentator",
+        help="volumes: TotalSegmentator's package, or the path of its map_to_binary.py",
+    )
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("outputs/study_sail"))
+    study((args := parser.parse_args()).part, args)
+
+
+if __name__ == "__main__":
+    main()
