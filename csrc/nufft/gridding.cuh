@@ -7,14 +7,15 @@
 // them. The slots' sums go to a workspace, from which a second kernel gathers every cell of the
 // grid in a fixed order. No atomics: the same bits every time.
 //
-// For M points, C coils, width W, s bytes a real and G grid cells, spread does 4 C M W^d Flop (one
-// complex number times a real weight, added) and each of those cells is read and written in shared
-// memory, 4 s bytes for 4 Flop; interp reads it once, 2 s bytes. An H100 does 128 bytes a clock and
-// SM from shared memory, 30 TB/s in all, so 7.4 (spread) and 15 TFlop/s (interp) in float32 are the
-// bound, below its 67 TFlop/s. At 65536 points, 8 coils, W = 7: 103 MFlop, 14 and 7 us. Memory
-// moves 2 s C G for the grid and, in spread, twice the workspace: 2 s C times the cells of all
-// tiles with halos (1.9 G there, 5.4 G for 8^3 tiles and W = 6), which stays in the second-level
-// cache in two dimensions and bounds large 3-D grids with few points.
+// For M points, C coils, width W, s bytes a real and a grid of G cells, both do 4 C M W^d Flop (a
+// complex number times a real weight, added). Each of these cells is read in shared memory, 2 s
+// bytes for 4 Flop, and in spread written again. An H100 moves 128 bytes a clock and SM there, 30
+// TB/s in all, so that 7.4 (spread) and 15 TFlop/s (interp) in float32 are the bound, well below
+// its 67: at 65536 points, 8 coils and W = 7 on 320^2 (103 MFlop) 14 and 7 us. Memory: interp reads
+// 2 s C G and the halos (1.8 G there, 5.4 G for 8^3 tiles and W = 6) and writes 2 s C M. spread
+// reads 2 s C M, writes 2 s C G and moves its workspace twice, 2 s C times the cells of all slots
+// with their halos: 1.8 to 3.6 G there, 24 MB at most, which the second-level cache holds. On large
+// 3-D grids with few points it does not, and the workspace is the bound.
 #pragma once
 
 #include "gridding_places.cuh"
