@@ -91,11 +91,13 @@ struct Plan {
   }
 };
 
-// More than 48 KB of shared memory has to be asked for.
+// More than 48 KB of shared memory has to be asked for; always as much, as threads may race.
 template <class Kernel>
 void allow_shared(Kernel* kernel, const Layout& l) {
+  STD_TORCH_CHECK(l.bytes <= gridding::kMostShared, "gridding: ", l.bytes,
+                  " bytes of shared memory are too many");
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(l.bytes)));
+                                  static_cast<int>(gridding::kMostShared)));
 }
 
 template <class T, int kCoils, int kDims>

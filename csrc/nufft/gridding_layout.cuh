@@ -20,6 +20,7 @@ constexpr int kInterpStage = 64;
 constexpr int kLineBytes = 64;              // of one cell: the coils of a group
 constexpr int64_t kLeastChunk = 256;        // points
 constexpr int64_t kBufferBytes = 64 << 10;  // of cells in shared memory
+constexpr int64_t kMostShared = 99 << 10;   // of a block in all: what every GPU since 8.0 has
 constexpr int64_t kLongestRow = kBufferBytes / 16;
 constexpr int64_t kWorkspace = 256 << 20;  // bytes of partial sums
 constexpr int64_t kMaxLanes = 65535;       // the limit of a grid's y
