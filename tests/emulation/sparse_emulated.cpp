@@ -4,6 +4,7 @@
 #include "cuda_emulator.h"
 
 // After the emulator, which gives CUDA's words a meaning.
+#include <limits>
 #include <string>
 
 #include "sparse/backward.cuh"
@@ -134,8 +135,8 @@ void backward(const sp::Codes& c, const void* values, const void* grad, const vo
   const int64_t chunks = blocks_of(c.count, sp::kChunk);
   std::vector<int32_t> keys(c.count), rows(c.count), sorted(c.count);
   std::vector<int64_t> order(c.count), begins(c.features + 1);
-  std::vector<T> partials(2 * chunks * width), partial_biases(2 * chunks);
-  std::memset(partials.data(), 0xff, partials.size() * sizeof(T));  // nothing may rely on zeros
+  constexpr T kNan = std::numeric_limits<T>::quiet_NaN();  // nothing may rely on zeros
+  std::vector<T> partials(2 * chunks * width, kNan), partial_biases(2 * chunks, kNan);
   run(blocks_of(c.count, sp::kMostThreads), sp::kMostThreads, sp::find_rows<T>, c,
       kDecoder ? nullptr : static_cast<const T*>(values), &faults, keys.data(), rows.data());
   sort(keys, sorted, order);
