@@ -14,7 +14,7 @@
 // its 67: at 65536 points, 8 coils and W = 7 on 320^2 (103 MFlop) 14 and 7 us. Memory: interp reads
 // 2 s C G and the halos (1.8 G there, 5.4 G for 8^3 tiles and W = 6) and writes 2 s C M. spread
 // reads 2 s C M, writes 2 s C G and moves its workspace twice, 2 s C times the cells of all slots
-// with their halos: 1.8 to 3.6 G there, 24 MB at most, which the second-level cache holds. On large
+// with their halos: 1.8 to 3.8 G there, 25 MB at most, which the second-level cache holds. On large
 // 3-D grids with few points it does not, and the workspace is the bound.
 #pragma once
 

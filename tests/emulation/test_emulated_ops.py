@@ -18,7 +18,8 @@ emulated_ops = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(emulated_ops)
 OPERATORS = ["codebook_lookup", "codebook_sums", "topk_encode", "batchtopk_encode"]
 OPERATORS += ["threshold_encode", "topk_select", "sparse_decode", "sparse_decode_backward"]
-OPERATORS += ["sparse_encode_backward"]
+OPERATORS += ["sparse_encode_backward", "spread", "interp", "cg_step", "toeplitz_expand"]
+OPERATORS += ["toeplitz_turn", "toeplitz_unturn", "toeplitz_filter", "toeplitz_reduce"]
 
 
 def test_launches_are_rewritten():
