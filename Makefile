@@ -71,7 +71,8 @@ fuzz: venv ## 10,000 random cases of every compiled op under ASan and UBSan (ARG
 
 emulate-asan: venv ## the CUDA kernels on the CPU, in three thread orders, under ASan and UBSan
 	SAGITTAL_EMULATE_SANITIZED=1 SAGITTAL_OPS=reference ASAN_OPTIONS=detect_leaks=0 \
-	  LD_PRELOAD="$(PRELOAD)" $(PYTEST) tests/emulation -m "" -k "not compile" $(ARGS)
+	  UBSAN_OPTIONS=print_stacktrace=1 LD_PRELOAD="$(PRELOAD)" \
+	  $(PYTEST) tests/emulation --deselect tests/emulation/test_cuda_compile.py --capture=no $(ARGS)
 
 cuda-compile: $(VENV)/.packages ## compile every .cu for sm_80, sm_90 and sm_100 (needs nvcc); spills are errors
 	$(BIN)/python tests/emulation/cuda_compile.py $(ARGS)

@@ -1,4 +1,5 @@
 // spread and interp on CUDA: checks, memory and launches. The kernels are in gridding.cuh.
+#include <limits>
 #include <vector>
 
 #include "../common/launch.h"
@@ -11,6 +12,8 @@ using gridding::Batch;
 using gridding::Layout;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+constexpr int64_t kMost = std::numeric_limits<int>::max();
 
 // The tensors of a plan, held while raw pointers into them are in use.
 struct Plan {
@@ -63,6 +66,7 @@ struct Plan {
 
   void set_axes(const std::vector<int64_t>& grid, const std::vector<int64_t>& tiles) {
     const int64_t dims = raw.dims;
+    int64_t cells = 1, all_tiles = 1;  // of the largest tile with its halo, at most 8 packs a cell
     STD_TORCH_CHECK(static_cast<int64_t>(grid.size()) == dims, "grid and points differ in d");
     STD_TORCH_CHECK(static_cast<int64_t>(tiles.size()) == dims, "tiles and points differ in d");
     for (int64_t axis = 0; axis < dims; ++axis) {
@@ -70,7 +74,9 @@ struct Plan {
       STD_TORCH_CHECK(n >= raw.width, "grid is smaller than the kernel");
       STD_TORCH_CHECK(t == 1 || (t > 0 && t % 2 == 0 && n / t > raw.width),
                       "tiles must be 1, or even in number and wider than the kernel");
-      STD_TORCH_CHECK(n < (1 << 24), "grid is too large");
+      STD_TORCH_CHECK(n <= kMost / t && (cells *= n / t + 1 + raw.width) <= kMost / 8 &&
+                          (all_tiles *= t) <= kMost,
+                      "grid and tiles are too large for CUDA");
       STD_TORCH_CHECK(axis + 1 < dims || n / t + 1 + raw.width <= gridding::kLongestRow,
                       "tiles along the last axis must be shorter for CUDA");
     }
@@ -91,17 +97,24 @@ struct Plan {
   }
 };
 
-// More than 48 KB of shared memory has to be asked for.
+void check_counts(const Layout& l) {
+  STD_TORCH_CHECK(l.lanes <= kMost && l.slots <= kMost, "points, frames or coils are too many");
+}
+
+// More than 48 KB of shared memory has to be asked for; always as much, as threads may race.
 template <class Kernel>
 void allow_shared(Kernel* kernel, const Layout& l) {
+  STD_TORCH_CHECK(l.bytes <= gridding::kMostShared, "gridding: ", l.bytes,
+                  " bytes of shared memory are too many");
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(l.bytes)));
+                                  static_cast<int>(gridding::kMostShared)));
 }
 
 template <class T, int kCoils, int kDims>
 void spread(const gridding::Plan& g, const Tensor& samples, Tensor& grid, cudaStream_t stream) {
   using Pack = Numbers<T, 2 * kCoils>;
   const Layout l = gridding::make_layout<T>(g, true);
+  check_counts(l);
   if (l.lanes == 0) return;
   const int64_t bytes = l.batch[0] * l.batch[1] * l.cells * l.packs * sizeof(Pack);
   Tensor room = torch::stable::new_empty(samples, {bytes}, ScalarType::Byte);
@@ -123,6 +136,7 @@ void spread(const gridding::Plan& g, const Tensor& samples, Tensor& grid, cudaSt
 template <class T, int kCoils, int kDims, int kWidth>
 void interp(const gridding::Plan& g, const Tensor& grid, Tensor& samples, cudaStream_t stream) {
   const Layout l = gridding::make_layout<T>(g, false);
+  check_counts(l);
   const auto gather = gridding::interp_slots<T, kCoils, kDims, kWidth>;
   allow_shared(gather, l);
   gridding::for_lanes(l, [&](const Batch& batch, int64_t lanes) {
@@ -151,7 +165,7 @@ void run(const Plan& plan, const Tensor& data, Tensor& result) {
   const gridding::Plan& g = plan.raw;
   if (g.frames == 0) return;
   const cudaStream_t stream = current_stream(data);
-  const int64_t edges = g.frames * (g.tile_count() + 1);
+  const int64_t edges = g.frames * (g.tile_count() + int64_t(1));
   const int64_t blocks = gridding::ceil_div(edges, gridding::kThreads);
   gridding::check_offsets<<<grid_size(blocks), gridding::kThreads, 0, stream>>>(g);
   check_cuda(cudaGetLastError());

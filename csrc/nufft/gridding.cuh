@@ -7,14 +7,15 @@
 // them. The slots' sums go to a workspace, from which a second kernel gathers every cell of the
 // grid in a fixed order. No atomics: the same bits every time.
 //
-// For M points, C coils, width W, s bytes a real and G grid cells, spread does 4 C M W^d Flop (one
-// complex number times a real weight, added) and each of those cells is read and written in shared
-// memory, 4 s bytes for 4 Flop; interp reads it once, 2 s bytes. An H100 does 128 bytes a clock and
-// SM from shared memory, 30 TB/s in all, so 7.4 (spread) and 15 TFlop/s (interp) in float32 are the
-// bound, below its 67 TFlop/s. At 65536 points, 8 coils, W = 7: 103 MFlop, 14 and 7 us. Memory
-// moves 2 s C G for the grid and, in spread, twice the workspace: 2 s C times the cells of all
-// tiles with halos (1.9 G there, 5.4 G for 8^3 tiles and W = 6), which stays in the second-level
-// cache in two dimensions and bounds large 3-D grids with few points.
+// For M points, C coils, width W, s bytes a real and a grid of G cells, both do 4 C M W^d Flop (a
+// complex number times a real weight, added). Each of these cells is read in shared memory, 2 s
+// bytes for 4 Flop, and in spread written again. An H100 moves 128 bytes a clock and SM there, 30
+// TB/s in all, so that 7.4 (spread) and 15 TFlop/s (interp) in float32 are the bound, well below
+// its 67: at 65536 points, 8 coils and W = 7 on 320^2 (103 MFlop) 14 and 7 us. Memory: interp reads
+// 2 s C G and the halos (1.8 G there, 5.4 G for 8^3 tiles and W = 6) and writes 2 s C M. spread
+// reads 2 s C M, writes 2 s C G and moves its workspace twice, 2 s C times the cells of all slots
+// with their halos: 1.8 to 3.8 G there, 25 MB at most, which the second-level cache holds. On large
+// 3-D grids with few points it does not, and the workspace is the bound.
 #pragma once
 
 #include "gridding_places.cuh"
@@ -39,9 +40,9 @@ __global__ void __launch_bounds__(kSpreadThreads)
     spread_slots(Plan g, Layout l, Batch batch, const Complex<T>* samples,
                  Numbers<T, 2 * kCoils>* sums) {
   using Pack = Numbers<T, 2 * kCoils>;
-  const int64_t lane = batch.lane + blockIdx.y, frame = lane / l.groups;
+  const int lane = batch.lane + blockIdx.y, frame = lane / l.groups;
   const int64_t first_coil = lane % l.groups * l.packs * kCoils;
-  const Slot slot = find_slot(g, l.chunk, frame, batch.slot + blockIdx.x);
+  const Slot slot = find_slot(g, l.shift, frame, batch.slot + blockIdx.x);
   if (slot.begin >= slot.end) return;
   const Box tile = place_tile(g, slot.tile), part = take_part(l, tile, blockIdx.z);
   if (part.extent[0] <= 0 || part.extent[1] <= 0) return;
@@ -94,7 +95,7 @@ __global__ void __launch_bounds__(kSpreadThreads)
     }
   }
   __syncthreads();
-  sums += (blockIdx.y * batch.slots + blockIdx.x) * l.cells * packs;
+  sums += (blockIdx.y * static_cast<int64_t>(batch.slots) + blockIdx.x) * l.cells * packs;
   const int each = part.extent[2] * packs;  // packs of a row
   for (int r = threadIdx.x / 32; r < part.extent[0] * part.extent[1]; r += blockDim.x / 32) {
     const int64_t plane = part.low[0] + r / part.extent[1], line = part.low[1] + r % part.extent[1];
@@ -106,19 +107,19 @@ __global__ void __launch_bounds__(kSpreadThreads)
 // One of the tiles whose buffers reach into a tile; `low` counts from the tile's side of the seam.
 struct Neighbour {
   int low[3], extent[3];
-  int64_t first, last;  // of its slots, as far as they are in the batch
+  int first, last;  // of its slots, as far as they are in the batch
 };
 
 template <int kDims>
 __device__ __forceinline__ Neighbour find_neighbour(const Plan& g, const Layout& l,
-                                                    const Batch& batch, int64_t frame, int64_t tile,
+                                                    const Batch& batch, int frame, int tile,
                                                     int which) {
   Neighbour near;
-  int64_t index = 0, stride = 1;
+  int index = 0, stride = 1;
 #pragma unroll
   for (int axis = 2; axis >= 0; --axis) {
     const int count = g.tiles[axis], flat = kDims == 2 && axis == 1;
-    int other = static_cast<int>(tile % count) + (flat ? 0 : which % 3 - 1);
+    int other = tile % count + (flat ? 0 : which % 3 - 1);
     tile /= count;
     which /= flat ? 1 : 3;
     const int shift = other < 0 ? -g.size[axis] : other >= count ? g.size[axis] : 0;
@@ -129,22 +130,22 @@ __device__ __forceinline__ Neighbour find_neighbour(const Plan& g, const Layout&
     stride *= count;
   }
   const int64_t from = offset(g, frame, index), to = offset(g, frame, index + 1);
-  near.first = clamp(index + from / l.chunk, batch.slot, batch.slot + batch.slots);
-  near.last = from < to
-                  ? clamp(index + (to - 1) / l.chunk + 1, batch.slot, batch.slot + batch.slots)
-                  : near.first;
+  const int64_t low = batch.slot, high = low + batch.slots;
+  const int64_t last = from < to ? index + ((to - 1) >> l.shift) + 1 : 0;
+  near.first = static_cast<int>(clamp(index + (from >> l.shift), low, high));
+  near.last = static_cast<int>(clamp(last, low, high));
   return near;
 }
 
 // The cells of tile blockIdx.x: sums of the slots that reach them, neighbours and slots in order.
 template <class T, int kCoils, int kDims>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     join_slots(Plan g, Layout l, Batch batch, const Numbers<T, 2 * kCoils>* sums,
                Complex<T>* grid) {
   using Pack = Numbers<T, 2 * kCoils>;
   constexpr int kNear = kDims == 3 ? 27 : 9;
   __shared__ Neighbour neighbours[27];
-  const int64_t lane = batch.lane + blockIdx.y, frame = lane / l.groups;
+  const int lane = batch.lane + blockIdx.y, frame = lane / l.groups;
   const int64_t first_coil = lane % l.groups * l.packs * kCoils;
   if (threadIdx.x < kNear)
     neighbours[threadIdx.x] = find_neighbour<kDims>(g, l, batch, frame, blockIdx.x, threadIdx.x);
@@ -157,23 +158,23 @@ __global__ void __launch_bounds__(kThreads)
   const int low[3] = {tile_edge(g, 0, t0), tile_edge(g, 1, t1), tile_edge(g, 2, t2)};
   const int extent[3] = {tile_edge(g, 0, t0 + 1) - low[0], tile_edge(g, 1, t1 + 1) - low[1],
                          tile_edge(g, 2, t2 + 1) - low[2]};
-  const int64_t cells = static_cast<int64_t>(extent[0]) * extent[1] * extent[2];
-  sums += blockIdx.y * batch.slots * l.cells * l.packs;
-  for (int64_t item = threadIdx.x; item < cells * l.packs; item += kThreads) {
-    const int pack = static_cast<int>(item / cells);
-    const int64_t cell = item % cells;
-    const int x2 = low[2] + static_cast<int>(cell % extent[2]);
-    const int x1 = low[1] + static_cast<int>(cell / extent[2] % extent[1]);
-    const int x0 = low[0] + static_cast<int>(cell / extent[2] / extent[1]);
+  const int cells = extent[0] * extent[1] * extent[2];
+  sums += blockIdx.y * static_cast<int64_t>(batch.slots) * l.cells * l.packs;
+  for (int item = threadIdx.x; item < cells * l.packs; item += kThreads) {
+    const int pack = item / cells, cell = item % cells;
+    const int x2 = low[2] + cell % extent[2], x1 = low[1] + cell / extent[2] % extent[1];
+    const int x0 = low[0] + cell / extent[2] / extent[1];
     Pack sum = {};
+#pragma unroll 1
     for (int n = 0; n < kNear; ++n) {
       const Neighbour& near = neighbours[n];
       const int at0 = x0 - near.low[0], at1 = x1 - near.low[1], at2 = x2 - near.low[2];
       if (at0 < 0 || at0 >= near.extent[0] || at1 < 0 || at1 >= near.extent[1] || at2 < 0 ||
           at2 >= near.extent[2])
         continue;
-      const int64_t at = (static_cast<int64_t>(at0) * near.extent[1] + at1) * near.extent[2] + at2;
-      for (int64_t slot = near.first; slot < near.last; ++slot) {
+      const int at = (at0 * near.extent[1] + at1) * near.extent[2] + at2;
+#pragma unroll 1
+      for (int slot = near.first; slot < near.last; ++slot) {
         const Pack part = sums[((slot - batch.slot) * l.cells + at) * l.packs + pack];
 #pragma unroll
         for (int k = 0; k < 2 * kCoils; ++k) sum.value[k] += part.value[k];
@@ -193,14 +194,15 @@ __global__ void __launch_bounds__(kThreads)
 
 // Samples of slot blockIdx.x, lane batch.lane + blockIdx.y, as far as cells of part `index` of its
 // tile give them: set by the first part, added to by the others, which are launches of their own.
+// Two blocks an SM leave 128 registers; without them ptxas spills some bytes to stay at 64.
 template <class T, int kCoils, int kDims, int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     interp_slots(Plan g, Layout l, Batch batch, int index, const Complex<T>* grid,
                  Complex<T>* samples) {
   using Pack = Numbers<T, 2 * kCoils>;
-  const int64_t lane = batch.lane + blockIdx.y, frame = lane / l.groups;
+  const int lane = batch.lane + blockIdx.y, frame = lane / l.groups;
   const int64_t first_coil = lane % l.groups * l.packs * kCoils;
-  const Slot slot = find_slot(g, l.chunk, frame, blockIdx.x);
+  const Slot slot = find_slot(g, l.shift, frame, blockIdx.x);
   if (slot.begin >= slot.end) return;
   const Box tile = place_tile(g, slot.tile), part = take_part(l, tile, index);
   if (part.extent[0] <= 0 || part.extent[1] <= 0) return;

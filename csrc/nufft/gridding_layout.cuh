@@ -1,9 +1,12 @@
 // How spread and interp are cut up on CUDA: slots of points, groups of coils, boxes of cells.
 // Shapes decide it, not the device: the same sums on every GPU. No torch include.
 //
-// A slot is a tile's points within one aligned interval of `chunk` places of the sorted order. As
-// tile t has its first slot at t + offsets[t] / chunk, no list of slots is needed, their number is
-// known without the offsets, and a tile with many points has many slots.
+// A slot is a tile's points within one aligned interval of 2^shift places of the sorted order. As
+// tile t has its first slot at t + (offsets[t] >> shift), no list of slots is needed, their number
+// is known without the offsets, and a tile with many points has many slots.
+//
+// Tiles, slots, lanes and cells of a tile are counted in 32 bits, as 64-bit divisions are slow: the
+// launcher refuses more. Points, and cells of a grid, are counted in 64.
 #pragma once
 
 #include "../common/device.cuh"
@@ -18,8 +21,9 @@ constexpr int kSpreadThreads = 512;  // at most
 constexpr int kSpreadStage = 32;     // points whose weights lie in shared memory at once
 constexpr int kInterpStage = 64;
 constexpr int kLineBytes = 64;              // of one cell: the coils of a group
-constexpr int64_t kLeastChunk = 256;        // points
+constexpr int kLeastShift = 8;              // 256 points
 constexpr int64_t kBufferBytes = 64 << 10;  // of cells in shared memory
+constexpr int64_t kMostShared = 99 << 10;   // of a block in all: what every GPU since 8.0 has
 constexpr int64_t kLongestRow = kBufferBytes / 16;
 constexpr int64_t kWorkspace = 256 << 20;  // bytes of partial sums
 constexpr int64_t kMaxLanes = 65535;       // the limit of a grid's y
@@ -40,9 +44,7 @@ struct Plan {
   const double* coefficients;    // (rows, width)
   Faults* faults;
 
-  __host__ __device__ int64_t tile_count() const {
-    return static_cast<int64_t>(tiles[0]) * tiles[1] * tiles[2];
-  }
+  __host__ __device__ int tile_count() const { return tiles[0] * tiles[1] * tiles[2]; }
   __host__ __device__ int64_t cells() const {
     return static_cast<int64_t>(size[0]) * size[1] * size[2];
   }
@@ -53,7 +55,7 @@ struct Plan {
 struct Layout {
   int packs, groups;     // packs of a line, groups of coils
   int64_t lanes, slots;  // frames * groups; slots of a frame
-  int64_t chunk;         // points of a slot at most
+  int shift;             // 2^shift points of a slot at most
   int64_t cells;         // of the largest tile with its halo
   int inner;             // its extent along the last axis
   int box[2], boxes[2];  // rows of axes 0 and 1 that shared memory holds; boxes of a tile
@@ -96,8 +98,9 @@ Layout make_layout(const Plan& g, bool spread, int64_t buffer = kBufferBytes,
   l.groups = static_cast<int>(ceil_div(needed, fit));
   l.packs = static_cast<int>(ceil_div(needed, l.groups));
   l.lanes = g.coils > 0 ? g.frames * l.groups : 0;
-  l.chunk = larger(kLeastChunk, g.count / g.tile_count());
-  l.slots = g.tile_count() + g.count / l.chunk;
+  l.shift = kLeastShift;
+  while ((static_cast<int64_t>(g.tile_count()) << l.shift) * 2 <= g.count) ++l.shift;
+  l.slots = g.tile_count() + (g.count >> l.shift);
 
   const int64_t line = l.packs * pack_bytes;
   const int64_t rows = larger(1, buffer / (line * extent[2]));
@@ -129,7 +132,7 @@ Layout make_layout(const Plan& g, bool spread, int64_t buffer = kBufferBytes,
 
 // The part of the slots and lanes that a launch covers.
 struct Batch {
-  int64_t slot, slots, lane;
+  int slot, slots, lane;
   bool first;  // of the slots: the grid holds nothing yet
 };
 
@@ -138,7 +141,8 @@ template <class Launch>
 void for_batches(const Layout& l, const Launch& launch) {
   for (int64_t lane = 0; lane < l.lanes; lane += l.batch[1])
     for (int64_t slot = 0; slot < l.slots; slot += l.batch[0])
-      launch(Batch{slot, smaller(l.batch[0], l.slots - slot), lane, slot == 0},
+      launch(Batch{static_cast<int>(slot), static_cast<int>(smaller(l.batch[0], l.slots - slot)),
+                   static_cast<int>(lane), slot == 0},
              smaller(l.batch[1], l.lanes - lane));
 }
 
@@ -146,7 +150,8 @@ void for_batches(const Layout& l, const Launch& launch) {
 template <class Launch>
 void for_lanes(const Layout& l, const Launch& launch) {
   for (int64_t lane = 0; lane < l.lanes; lane += kMaxLanes)
-    launch(Batch{0, l.slots, lane, true}, smaller(kMaxLanes, l.lanes - lane));
+    launch(Batch{0, static_cast<int>(l.slots), static_cast<int>(lane), true},
+           smaller(kMaxLanes, l.lanes - lane));
 }
 
 }  // namespace gridding

@@ -23,29 +23,30 @@ __device__ __forceinline__ int64_t clamp(int64_t x, int64_t low, int64_t high) {
 }
 
 // Faults are reported, but nothing may be read or written out of bounds on the way.
-__device__ __forceinline__ int64_t offset(const Plan& g, int64_t frame, int64_t tile) {
-  return clamp(g.offsets[frame * (g.tile_count() + 1) + tile], 0, g.count);
+__device__ __forceinline__ int64_t offset(const Plan& g, int frame, int tile) {
+  return clamp(g.offsets[frame * (g.tile_count() + int64_t(1)) + tile], 0, g.count);
 }
 
 struct Slot {
-  int64_t tile, begin, end;  // of the points in the order
+  int tile;
+  int64_t begin, end;  // of the points in the order
 };
 
-__device__ __forceinline__ Slot find_slot(const Plan& g, int64_t chunk, int64_t frame,
-                                          int64_t slot) {
-  int64_t low = 0, high = g.tile_count();  // the last tile whose first slot is not after it
+__device__ __forceinline__ Slot find_slot(const Plan& g, int shift, int frame, int slot) {
+  int low = 0, high = g.tile_count();  // the last tile whose first slot is not after it
   while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    (middle + offset(g, frame, middle) / chunk <= slot ? low : high) = middle;
+    const int middle = (low + high) / 2;
+    (middle + (offset(g, frame, middle) >> shift) <= slot ? low : high) = middle;
   }
-  const int64_t begin = (slot - low) * chunk;
+  const int64_t begin = static_cast<int64_t>(slot - low) << shift,
+                end = begin + (int64_t(1) << shift);
   const int64_t from = offset(g, frame, low), to = offset(g, frame, low + 1);
-  return {low, begin > from ? begin : from, begin + chunk < to ? begin + chunk : to};
+  return {low, begin > from ? begin : from, end < to ? end : to};
 }
 
-// Cells [first, last) of a tile along an axis.
+// The first cell of a tile along an axis.
 __device__ __forceinline__ int tile_edge(const Plan& g, int axis, int tile) {
-  return static_cast<int>(static_cast<int64_t>(tile) * g.size[axis] / g.tiles[axis]);
+  return tile * g.size[axis] / g.tiles[axis];
 }
 
 // One axis of the tile's buffer.
@@ -56,11 +57,11 @@ __device__ __forceinline__ void place_axis(const Plan& g, int axis, int tile, in
   extent = flat ? 1 : tile_edge(g, axis, tile + 1) - tile_edge(g, axis, tile) + g.width;
 }
 
-__device__ __forceinline__ Box place_tile(const Plan& g, int64_t tile) {
+__device__ __forceinline__ Box place_tile(const Plan& g, int tile) {
   Box box;
 #pragma unroll
   for (int axis = 2; axis >= 0; --axis) {
-    place_axis(g, axis, static_cast<int>(tile % g.tiles[axis]), box.low[axis], box.extent[axis]);
+    place_axis(g, axis, tile % g.tiles[axis], box.low[axis], box.extent[axis]);
     tile /= g.tiles[axis];
   }
   return box;
@@ -107,7 +108,7 @@ __device__ __forceinline__ int pick(const int (&of)[3], int axis) {
 
 // Weights and places of `count` points from place `begin` of the order on, by all threads.
 template <class T, int kDims>
-__device__ __forceinline__ void place_points(const Plan& g, const Box& tile, int64_t frame,
+__device__ __forceinline__ void place_points(const Plan& g, const Box& tile, int frame,
                                              int64_t begin, int count, int cycle, const T* table,
                                              T* weights, Place* places) {
   const int width = g.width, each = kDims * width, stride = weight_stride(kDims, width);

@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kMostThreads, 4) sweep(Sweep<T> p) {
 
 // Sums of feature blockIdx.x if its entries lie in several chunks, zero if it has none.
 template <class T>
-__global__ void __launch_bounds__(kMostThreads) join(Sweep<T> p) {
+__global__ void __launch_bounds__(kMostThreads, 4) join(Sweep<T> p) {
   const int64_t feature = blockIdx.x, begin = p.begins[feature], end = p.begins[feature + 1];
   const int64_t first = begin / kChunk, last = begin < end ? (end - 1) / kChunk : first - 1;
   if (first == last) return;

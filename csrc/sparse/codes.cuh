@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kMostThreads) check_codes(Codes c, CodeFaults*
 // k = 32, D = 1024 in float32: 0.1 ms at 5.5 TB/s), otherwise from memory; N L D T written. 2 N k D
 // Flop, half a Flop a byte. Entries pass through shared memory, read once for a slab and group.
 template <class T>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, 4)
     decode(Codes c, const T* values, const T* weight, const T* bias, Groups groups, int64_t width,
            bool aligned, const CodeFaults* faults, T* out) {
   __shared__ const T* source[kStaged];

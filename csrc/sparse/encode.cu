@@ -19,10 +19,11 @@ using sparse::Rows;
 
 constexpr auto kNoRow = std::numeric_limits<unsigned long long>::max();
 
-// What the device reports: the lowest row with NaN, the longest row.
+// What the device reports: the lowest row with NaN, the entries of the longest row, the entries of
+// all rows so far.
 struct Report {
   unsigned long long nan_row;
-  int64_t longest;
+  int64_t longest, total;
 };
 
 struct Reporter {
@@ -31,7 +32,7 @@ struct Reporter {
   Report* on_device;
 
   Reporter(const Tensor& like, cudaStream_t stream_in)
-      : tensor(new_long(like, {2})),
+      : tensor(new_long(like, {3})),
         stream(stream_in),
         on_device(reinterpret_cast<Report*>(tensor.data_ptr())) {
     check_cuda(cudaMemsetAsync(on_device, 0xff, sizeof(Report), stream));
@@ -192,15 +193,15 @@ std::tuple<Tensor, Tensor, Tensor> threshold_rows(Inputs& in, const Tensor& thre
     sparse::sum_counts<<<1, sparse::kThreads, 0, stream>>>(data<int64_t>(counts), count, begins,
                                                            &report.on_device->longest);
     check_cuda(cudaGetLastError());
-    const int64_t longest = report.read("pre-activation").longest;
+    const Report seen = report.read("pre-activation");
     const int64_t begin = total;
-    total = read_back(begins + count, stream);
+    total = seen.total;
     if (total == begin) continue;
     pieces.push_back({torch::stable::new_empty(in.x, {total - begin}),
                       new_long(in.x, {total - begin}), begin, total});
     const Found<T> found = {data<T>(pieces.back().values), data<int64_t>(pieces.back().indices),
                             begins, begin, 0};
-    select_all(rows, count, found, longest, report);
+    select_all(rows, count, found, seen.longest, report);
   }
   if (pieces.size() == 1) return {pieces[0].values, pieces[0].indices, offsets};
   Tensor values = torch::stable::new_empty(in.x, {total}), indices = new_long(in.x, {total});

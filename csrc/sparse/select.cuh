@@ -243,10 +243,10 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) counts[row] = total;
 }
 
-// offsets[r + 1] = offsets[0] + counts[0] + .. + counts[r]; largest[0]: the largest count. One
-// block.
+// offsets[r + 1] = offsets[0] + counts[0] + .. + counts[r]; report: the largest count and the last
+// offset. One block; rows > 0.
 __global__ void __launch_bounds__(kThreads)
-    sum_counts(const int64_t* counts, int64_t rows, int64_t* offsets, int64_t* largest) {
+    sum_counts(const int64_t* counts, int64_t rows, int64_t* offsets, int64_t* report) {
   __shared__ int64_t sums[kThreads], tops[kThreads];
   const int thread = threadIdx.x;
   const int64_t each = (rows + kThreads - 1) / kThreads;
@@ -262,9 +262,10 @@ __global__ void __launch_bounds__(kThreads)
   int64_t before = offsets[0];
   for (int t = 0; t < thread; ++t) before += sums[t];
   for (int64_t r = begin; r < end; ++r) offsets[r + 1] = before += counts[r];
+  if (begin < rows && end == rows) report[1] = before;
   if (thread > 0) return;
   for (int t = 0; t < kThreads; ++t) top = tops[t] > top ? tops[t] : top;
-  *largest = top;
+  report[0] = top;
 }
 
 }  // namespace sparse

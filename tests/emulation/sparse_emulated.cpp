@@ -4,6 +4,7 @@
 #include "cuda_emulator.h"
 
 // After the emulator, which gives CUDA's words a meaning.
+#include <limits>
 #include <string>
 
 #include "sparse/backward.cuh"
@@ -76,13 +77,13 @@ void select(const void* numbers, int64_t rows, int64_t width, int64_t first, con
 
 template <class T>
 void count(const void* numbers, int64_t rows, int64_t width, const void* bias,
-           const void* threshold, bool one, int64_t* offsets, int64_t* longest, int64_t* nan_row,
+           const void* threshold, bool one, int64_t* offsets, int64_t* report, int64_t* nan_row,
            const Turns& run) {
   const auto p = rows_of<T>(numbers, width, 0, bias, threshold, one);
   std::vector<int64_t> counts(rows);
   run(rows, sp::kThreads, sp::count_active<T>, p, counts.data(),
       reinterpret_cast<unsigned long long*>(nan_row));
-  run(1, sp::kThreads, sp::sum_counts, counts.data(), rows, offsets, longest);
+  run(1, sp::kThreads, sp::sum_counts, counts.data(), rows, offsets, report);
 }
 
 // The entries above a threshold, once their numbers are known.
@@ -134,8 +135,8 @@ void backward(const sp::Codes& c, const void* values, const void* grad, const vo
   const int64_t chunks = blocks_of(c.count, sp::kChunk);
   std::vector<int32_t> keys(c.count), rows(c.count), sorted(c.count);
   std::vector<int64_t> order(c.count), begins(c.features + 1);
-  std::vector<T> partials(2 * chunks * width), partial_biases(2 * chunks);
-  std::memset(partials.data(), 0xff, partials.size() * sizeof(T));  // nothing may rely on zeros
+  constexpr T kNan = std::numeric_limits<T>::quiet_NaN();  // nothing may rely on zeros
+  std::vector<T> partials(2 * chunks * width, kNan), partial_biases(2 * chunks, kNan);
   run(blocks_of(c.count, sp::kMostThreads), sp::kMostThreads, sp::find_rows<T>, c,
       kDecoder ? nullptr : static_cast<const T*>(values), &faults, keys.data(), rows.data());
   sort(keys, sorted, order);
@@ -173,11 +174,11 @@ extern "C" const char* emulate_select(int wide, const void* numbers, int64_t row
 
 extern "C" const char* emulate_count(int wide, const void* numbers, int64_t rows, int64_t width,
                                      const void* bias, const void* threshold, int one,
-                                     int64_t* offsets, int64_t* longest, int64_t* nan_row,
-                                     int order, unsigned seed) {
+                                     int64_t* offsets, int64_t* report, int64_t* nan_row, int order,
+                                     unsigned seed) {
   return guarded([&] {
     (wide ? count<double> : count<float>)(numbers, rows, width, bias, threshold, one, offsets,
-                                          longest, nan_row, {static_cast<Order>(order), seed});
+                                          report, nan_row, {static_cast<Order>(order), seed});
   });
 }
 

@@ -62,7 +62,7 @@ def scores_of(kind, rows, width, dtype):
 
 
 SELECTIONS = [(0, 3, 2), (1, 1, 1), (3, 7, 3), (3, 301, 256), (2, 4100, 5), (2, 9001, 300)]
-SELECTIONS += [(1, 5000, 1024), (1, 2500, 2500), (2, 1100, 1025)]
+SELECTIONS += [(1, 5000, 1024), (1, 13000, 1024), (1, 2500, 2500), (2, 1100, 1025)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -115,14 +115,15 @@ def test_threshold(library, order, dtype, shape, one):
     wanted = reference._positive_entries(torch.where(p > limit, p, 0))
     before = 1000  # entries of the rows before
     offsets = torch.full((rows + 1,), before)
-    longest, nan_row = torch.tensor([-1]), torch.tensor([NO_ROW])
+    report, nan_row = torch.tensor([-1, -1]), torch.tensor([NO_ROW])
     given = (scores, rows, width, bias, limit, int(one), offsets)
-    call(library.emulate_count, order, dtype, *given, longest, nan_row)
+    call(library.emulate_count, order, dtype, *given, report, nan_row)
     assert torch.equal(offsets - before, wanted[2])
-    assert int(longest) == int(wanted[2].diff().max())
+    longest = int(wanted[2].diff().max())
+    assert report.tolist() == [longest, before + len(wanted[0])]
     values, indices = empty(1, len(wanted[0]), dtype)
     out = (values, indices, nan_row)
-    call(library.emulate_fill, order, dtype, *given, int(longest), *out)
+    call(library.emulate_fill, order, dtype, *given, longest, *out)
     assert torch.equal(values[0], wanted[0])
     assert torch.equal(indices[0], wanted[1])
     assert int(nan_row) == NO_ROW
@@ -130,12 +131,16 @@ def test_threshold(library, order, dtype, shape, one):
 
 def test_offsets_of_more_rows_than_threads(library, order):
     scores = torch.randint(-1, 2, (300, 6)).float()
-    offsets, longest, nan_row = torch.zeros(301).long(), torch.tensor([-1]), torch.tensor([NO_ROW])
-    given = (scores, 300, 6, torch.zeros(6), torch.zeros(1), 1, offsets, longest, nan_row)
+    offsets, report, nan_row = (
+        torch.zeros(301).long(),
+        torch.tensor([-1, -1]),
+        torch.tensor([NO_ROW]),
+    )
+    given = (scores, 300, 6, torch.zeros(6), torch.zeros(1), 1, offsets, report, nan_row)
     call(library.emulate_count, order, torch.float32, *given)
     count = (scores > 0).sum(1)
     assert torch.equal(offsets, reference.row_offsets(count))
-    assert int(longest) == int(count.max())
+    assert report.tolist() == [int(count.max()), int(count.sum())]
 
 
 def codes_of(rows, k, features, dtype, flat):

@@ -158,7 +158,7 @@ def _build_locked(csrc: Path, library: Path, compile_in: Callable[[Path], Path])
         fcntl.flock(lock, fcntl.LOCK_EX)
         if library.exists():
             return
-        log.warning("compiling %s of %s, once (about a minute)", library.stem, csrc)
+        log.warning("compiling %s from %s, once (about a minute)", library.stem, csrc)
         with tempfile.TemporaryDirectory(dir=library.parent) as work:
             built = compile_in(Path(work))
             built.replace(library)  # atomic: nobody loads half a library
