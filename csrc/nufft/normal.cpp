@@ -263,7 +263,7 @@ Tensor toeplitz_normal_cpu(const Tensor& image_in, const Tensor& maps_in, const 
   if (image.numel() == 0) return result;
   for (int64_t axis = 1; axis < image.dim(); ++axis)
     STD_TORCH_CHECK(fft_fits(image.size(axis)),
-                    "the lengths of image must have no prime factor above 7");
+                    "the lengths of image must have no prime factor above ", kLargestPrime);
   STD_TORCH_CHECK(maps.size(1) > 0, "maps must have at least one coil");
   if (image.scalar_type() == ScalarType::ComplexDouble)
     Normal<double>(image, maps, kernel, lam, static_cast<double*>(result.data_ptr())).run();
