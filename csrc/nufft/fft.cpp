@@ -53,6 +53,8 @@ std::unique_ptr<FftPlan<T>> make_plan(int64_t n) {
     blocks *= radix;
     plan->passes.push_back(std::move(pass));
   }
+  plan->position.resize(n);
+  for (int64_t j = 0; j < n; ++j) plan->position[plan->frequency[j]] = j;
   for (int64_t j = 0; j < n; ++j) push_root(j, 2 * n, plan->modulation);
   return plan;
 }

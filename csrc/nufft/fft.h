@@ -31,6 +31,7 @@ struct FftPlan {
   int64_t n;
   std::vector<FftPass<T>> passes;  // at least two
   std::vector<int64_t> frequency;  // of each position after the forward passes
+  std::vector<int64_t> position;   // of each frequency
   std::vector<T> modulation;       // (n, 2): exp(-i pi j / n)
 };
 
