@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -135,14 +136,15 @@ def fits_one_operator(shape: tuple[int, ...]) -> bool:
     That needs lengths without a prime factor above 127. Others go through an operator for each
     pass, with the transforms of torch in between; results agree to rounding.
     """
+    return all(_has_small_factors(int(n)) for n in shape)
 
-    def fits(n: int) -> bool:
-        for factor in range(2, _LARGEST_PRIME + 1):
-            while n > 1 and n % factor == 0:
-                n //= factor
-        return n == 1
 
-    return all(fits(n) for n in shape)
+@lru_cache(maxsize=256)
+def _has_small_factors(n: int) -> bool:
+    for factor in range(2, _LARGEST_PRIME + 1):
+        while n > 1 and n % factor == 0:
+            n //= factor
+    return n == 1
 
 
 def _groups(image: Tensor, maps: Tensor) -> tuple[Tensor, ...]:
