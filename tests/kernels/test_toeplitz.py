@@ -68,6 +68,14 @@ def test_is_self_adjoint(shape):
     assert abs(left - right) <= 1e-12 * abs(left)
 
 
+def test_a_kernel_of_a_larger_shape_is_exact_for_padded_images():
+    omega, weights, image, maps = problem((11, 13))
+    wanted = toeplitz_normal(image, maps, toeplitz_kernel(omega, weights, (11, 13)))
+    padded = [torch.nn.functional.pad(t, (0, 1, 0, 1)) for t in (image, maps)]
+    found = toeplitz_normal(*padded, toeplitz_kernel(omega, weights, (12, 14)))
+    assert relative(found[:, :11, :13], wanted) < 1e-11
+
+
 def test_kernels_of_groups_add_up():
     omega, weights, _, _ = problem((10, 11))
     groups = torch.stack([weights * (torch.arange(60) % 3 == g) for g in range(3)])
