@@ -10,17 +10,18 @@
 namespace sagittal {
 namespace {
 
-// Ascending, since the last pass needs no twiddles; ones in front if there are less than two.
+// Large primes first, then ascending: the last pass needs no twiddles and takes small radices only.
 std::vector<int64_t> radices(int64_t n) {
-  std::vector<int64_t> found;
-  for (const int64_t prime : {3, 5, 7})
-    for (; n % prime == 0; n /= prime) found.push_back(prime);
-  for (; n % 8 == 0 && n != 16; n /= 8) found.push_back(8);
-  for (; n % 4 == 0; n /= 4) found.push_back(4);
-  if (n == 2) found.push_back(2);
-  while (found.size() < 2) found.push_back(1);
-  std::sort(found.begin(), found.end());
-  return found;
+  std::vector<int64_t> large, small;
+  for (int64_t prime = 3; prime <= kLargestPrime; prime += 2)
+    for (; n % prime == 0; n /= prime) (prime > 7 ? large : small).push_back(prime);
+  for (; n % 8 == 0 && n != 16; n /= 8) small.push_back(8);
+  for (; n % 4 == 0; n /= 4) small.push_back(4);
+  if (n == 2) small.push_back(2);
+  while (small.empty() || large.size() + small.size() < 2) small.push_back(1);
+  std::sort(small.begin(), small.end());
+  large.insert(large.end(), small.begin(), small.end());
+  return large;
 }
 
 // exp(-2 pi i k / n)
@@ -38,7 +39,11 @@ std::unique_ptr<FftPlan<T>> make_plan(int64_t n) {
   plan->frequency = {0};
   int64_t blocks = 1;
   for (const int64_t radix : radices(n)) {
-    FftPass<T> pass{radix, blocks, n / blocks / radix, {}};
+    FftPass<T> pass{radix, blocks, n / blocks / radix, {}, {}};
+    for (int64_t k = 0; radix > 8 && k < radix; ++k) {
+      push_root(k, radix, pass.roots);
+      pass.roots.back() = -pass.roots.back();
+    }
     for (int64_t j = 0; j < pass.stride; ++j)
       for (int64_t k = 1; k < radix; ++k) push_root(j * k, radix * pass.stride, pass.twiddles);
     std::vector<int64_t> next;
@@ -48,6 +53,8 @@ std::unique_ptr<FftPlan<T>> make_plan(int64_t n) {
     blocks *= radix;
     plan->passes.push_back(std::move(pass));
   }
+  plan->position.resize(n);
+  for (int64_t j = 0; j < n; ++j) plan->position[plan->frequency[j]] = j;
   for (int64_t j = 0; j < n; ++j) push_root(j, 2 * n, plan->modulation);
   return plan;
 }
@@ -56,7 +63,7 @@ std::unique_ptr<FftPlan<T>> make_plan(int64_t n) {
 
 bool fft_fits(int64_t n) {
   if (n < 1) return false;
-  for (const int64_t prime : {2, 3, 5, 7})
+  for (int64_t prime = 2; prime <= kLargestPrime; ++prime)
     while (n % prime == 0) n /= prime;
   return n == 1;
 }

@@ -176,4 +176,33 @@ struct TransposeBody {
   }
 };
 
+// The first `used` of `rows`, times a scale, as columns `to` (n, lanes), column j at position[j].
+template <class T>
+struct ColumnsBody {
+  template <int kBytes>
+  static SAGITTAL_INLINE void run(const T* const* rows, int64_t used, int64_t n,
+                                  const int64_t* position, T scale, T* to) {
+    using S = Simd<T, kBytes>;
+    constexpr int L = S::kLanes;
+    for (int64_t j = 0; j < n; j += L) {
+      const int64_t width = std::min<int64_t>(L, n - j);
+      typename S::Vector lines[L];
+      if (used == L && width == L) {
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) lines[i] = S::at(rows[i] + j);
+      } else {
+        T padded[L * L] = {};
+        for (int64_t i = 0; i < used; ++i)
+          std::copy(rows[i] + j, rows[i] + j + width, padded + i * L);
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) lines[i] = S::at(padded + i * L);
+      }
+      ShufflesOf<T, kBytes>::template transpose<L / 2>(lines);
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i)
+        if (i < width) S::at(to + position[j + i] * L) = scale * lines[i];
+    }
+  }
+};
+
 }  // namespace sagittal

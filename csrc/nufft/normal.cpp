@@ -99,12 +99,9 @@ class Normal {
     for (int64_t phase = 0; phase < 2; ++phase) {
       T* to = filter_.get() + (2 * block + phase) * last_.n * lanes_;
       const T* from = kernel_ + (2 * phases + phase) * pixels_ + first_.frequency[plane] * plane_;
-      for (int64_t j = 0; j < last_.n; ++j, to += lanes_) {
-        const T* column = from + last_.frequency[j];
-        for (int64_t i = 0; i < used; ++i)
-          to[i] = scale * column[rows_.frequency[row + i] * last_.n];
-        std::fill(to + used, to + lanes_, T(0));
-      }
+      const T* rows[64 / sizeof(T)];
+      for (int64_t i = 0; i < used; ++i) rows[i] = from + rows_.frequency[row + i] * last_.n;
+      run_for_isa<ColumnsBody<T>>(rows, used, last_.n, last_.position.data(), scale, to);
     }
     ready_[block].store(1, std::memory_order_release);
   }
@@ -263,7 +260,7 @@ Tensor toeplitz_normal_cpu(const Tensor& image_in, const Tensor& maps_in, const 
   if (image.numel() == 0) return result;
   for (int64_t axis = 1; axis < image.dim(); ++axis)
     STD_TORCH_CHECK(fft_fits(image.size(axis)),
-                    "the lengths of image must have no prime factor above 7");
+                    "the lengths of image must have no prime factor above ", kLargestPrime);
   STD_TORCH_CHECK(maps.size(1) > 0, "maps must have at least one coil");
   if (image.scalar_type() == ScalarType::ComplexDouble)
     Normal<double>(image, maps, kernel, lam, static_cast<double*>(result.data_ptr())).run();

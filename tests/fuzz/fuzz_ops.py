@@ -260,8 +260,8 @@ def toeplitz_normal(d: Draw) -> tuple:
     shape = [1] * dims
     for axis in range(dims):
         for _ in range(d.random.randrange(6)):
-            prime = d.random.choice([2, 2, 2, 3, 5, 7])
-            shape[axis] *= prime if shape[axis] * prime <= (90, 24)[dims - 2] else 1
+            prime = d.random.choice([2, 2, 2, 3, 5, 7, 11, 127])
+            shape[axis] *= prime if shape[axis] * prime <= (130, 24)[dims - 2] else 1
     batch, coils, dtype = d.size(1, 3), d.size(1, 4), complex_of(d)
     maps, kernels, weights = (d.random.choice([1, batch]) for _ in range(3))
     return (

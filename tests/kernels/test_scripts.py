@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bench_codebook", "bench_nufft", "bench_sae", "bench_sparse"])
+@pytest.mark.parametrize(
+    "name", ["bench_codebook", "bench_normal", "bench_nufft", "bench_sae", "bench_sparse"]
+)
 def test_benchmarks_run_and_write_results(name, tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--threads", "1"]
     results = tmp_path / f"{name}.json"

@@ -2,6 +2,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def relative(found, wanted):
     return float((found - wanted).norm() / wanted.norm())
 
 
-@pytest.mark.parametrize("shape", [(12, 15), (9, 9), (1, 4), (11, 8), (4, 5, 6), (4, 13, 3)])
+@pytest.mark.parametrize("shape", [(12, 15), (9, 9), (1, 4), (131, 3), (4, 5, 6)])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.complex64, 1e-6), (torch.complex128, 1e-11)])
 def test_equals_the_normal_operator(shape, dtype, bound):
     omega, weights, image, maps = problem(shape, dtype=dtype)
@@ -67,6 +68,14 @@ def test_is_self_adjoint(shape):
     assert abs(left - right) <= 1e-12 * abs(left)
 
 
+def test_a_kernel_of_a_larger_shape_is_exact_for_padded_images():
+    omega, weights, image, maps = problem((11, 13))
+    wanted = toeplitz_normal(image, maps, toeplitz_kernel(omega, weights, (11, 13)))
+    padded = [torch.nn.functional.pad(t, (0, 1, 0, 1)) for t in (image, maps)]
+    found = toeplitz_normal(*padded, toeplitz_kernel(omega, weights, (12, 14)))
+    assert relative(found[:, :11, :13], wanted) < 1e-11
+
+
 def test_kernels_of_groups_add_up():
     omega, weights, _, _ = problem((10, 11))
     groups = torch.stack([weights * (torch.arange(60) % 3 == g) for g in range(3)])
@@ -92,8 +101,10 @@ def test_zero_weights_and_no_samples_give_zero():
         assert not toeplitz_normal(image, maps, toeplitz_kernel(o, w, (6, 7))).any()
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (2, 11), (2, 3, 2)])
-def test_gradients(shape):
+@pytest.mark.parametrize(("shape", "passes"), [((3, 4), False), ((3, 4), True), ((2, 3, 2), False)])
+def test_gradients(shape, passes, monkeypatch):
+    if passes:
+        monkeypatch.setattr(toeplitz, "fits_one_operator", lambda shape: False)
     omega, weights, image, maps = problem(shape, coils=2, count=9)
     kernel = toeplitz_kernel(omega, weights, shape)
     lam = torch.tensor([0.1, 0.2], dtype=torch.float64)
@@ -159,8 +170,11 @@ def whole(shape, dtype, batch=2, coils=3, frames=1):
     return image, maps, kernel, torch.rand(frames, dtype=real)
 
 
-lengths = st.tuples(*(st.integers(0, most) for most in (5, 3, 2, 1))).map(
-    lambda powers: math.prod(p**k for p, k in zip((2, 3, 5, 7), powers, strict=True))
+lengths = st.one_of(
+    st.tuples(*(st.integers(0, most) for most in (5, 3, 2, 1))).map(
+        lambda powers: math.prod(p**k for p, k in zip((2, 3, 5, 7), powers, strict=True))
+    ),
+    st.sampled_from([11, 13, 22, 37, 55, 113, 121, 127, 143, 254]),
 )
 
 
@@ -188,7 +202,13 @@ def test_one_operator_equals_the_passes(shape):
 
 @pytest.mark.parametrize(
     ("shape", "one"),
-    [((32, 63), True), ((1, 21), True), ((22, 8), False), ((4, 5, 6), True), ((4, 17, 4), False)],
+    [
+        ((32, 127), True),
+        ((1, 22), True),
+        ((131, 8), False),
+        ((4, 5, 6), True),
+        ((4, 137, 1), False),
+    ],
 )
 def test_which_way_is_taken(shape, one, monkeypatch):
     taken = []
@@ -215,8 +235,11 @@ def test_opcheck_of_one_operator(shape, frames):
     torch.library.opcheck(torch.ops.sagittal.toeplitz_normal, arguments)
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (2, 11)])
-def test_second_gradients(shape):
+@pytest.mark.parametrize("passes", [False, True])
+def test_second_gradients(passes, monkeypatch):
+    shape = (3, 4)
+    if passes:
+        monkeypatch.setattr(toeplitz, "fits_one_operator", lambda shape: False)
     arguments = whole(shape, torch.complex128, batch=1, coils=1)
     for tensor in arguments:
         tensor.requires_grad_()
@@ -232,6 +255,15 @@ def test_one_operator_gives_the_same_bits_every_time(threads, shape, dtype):
     threads(2)
     for _ in range(10):
         assert torch.equal(torch.ops.sagittal.toeplitz_normal(*arguments), wanted)
+
+
+def test_plans_are_made_on_any_thread():
+    # Lengths that no other test uses, so that the tables are made here.
+    cases = [whole((n, 3), torch.complex64) for n in (96, 98, 100, 104, 108, 110, 112) * 3]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda case: torch.ops.sagittal.toeplitz_normal(*case), cases))
+    for one, case in zip(found, cases, strict=True):
+        assert relative(one, reference.toeplitz_normal(*case)) < 1e-6
 
 
 ISA_SCRIPT = """
@@ -250,7 +282,7 @@ def test_instruction_sets_agree(native, isa, tmp_path):
     if native.isa == "portable":
         pytest.skip("this machine has one instruction set")
     dtypes = torch.complex64, torch.complex128
-    shapes = (40, 63), (9, 10, 14)
+    shapes = (40, 63), (9, 13, 14)
     arguments = [whole(shape, dtype) for shape in shapes for dtype in dtypes]
     paths = [str(tmp_path / name) for name in ("in", "out")]
     torch.save(arguments, paths[0])
@@ -267,8 +299,8 @@ def test_one_operator_refuses_what_it_cannot_do(native):
     op = torch.ops.sagittal.toeplitz_normal
     if native.mode == "reference":
         pytest.skip("the reference takes any length")
-    with pytest.raises(RuntimeError, match="no prime factor above 7"):
-        op(*whole((6, 11), torch.complex64))
+    with pytest.raises(RuntimeError, match="no prime factor above 127"):
+        op(*whole((6, 131), torch.complex64))
     with pytest.raises(RuntimeError, match="dtype of image"):
         op(image, maps, kernel.double(), lam)
     with pytest.raises(RuntimeError, match="do not fit the image"):
@@ -277,7 +309,7 @@ def test_one_operator_refuses_what_it_cannot_do(native):
         op(image, maps[:, :0], kernel, lam)
 
 
-@pytest.mark.parametrize("shape", [(70, 80), (66, 80)])
+@pytest.mark.parametrize("shape", [(70, 80), (22, 80), (131, 12)])
 def test_same_bits_on_one_and_two_threads(threads, shape):
     omega, weights, image, maps = problem(shape, dtype=torch.complex64)
     kernel = toeplitz_kernel(omega, weights, shape)
@@ -321,9 +353,9 @@ def test_non_contiguous_and_conjugated_views(native):
 
 def test_many_coils_go_in_groups():
     # A length with a large factor: others don't go through the passes.
-    omega, weights, image, maps = problem((64, 66), batch=1, coils=50, dtype=torch.complex64)
-    kernel = toeplitz_kernel(omega, weights, (64, 66))
-    assert image.numel() * 8 * 4 * 50 > toeplitz._SPECTRUM_BYTES  # more than one group
+    omega, weights, image, maps = problem((131, 20), batch=1, coils=60, dtype=torch.complex64)
+    kernel = toeplitz_kernel(omega, weights, (131, 20))
+    assert image.numel() * 8 * 4 * 60 > toeplitz._SPECTRUM_BYTES  # more than one group
     parts = (toeplitz_normal(image, part, kernel) for part in maps.split(7, 1))
     assert relative(toeplitz_normal(image, maps, kernel), sum(parts)) < 1e-6
 

@@ -39,7 +39,7 @@ LIB.define(
     "toeplitz_reduce(Tensor coil_images, Tensor maps, Tensor modulation, Tensor partial) -> Tensor"
 )
 
-# All of the operator, for lengths without a prime factor above 7. lam: (B or 1,).
+# All of the operator, for lengths without a prime factor above 127. lam: (B or 1,).
 LIB.define("toeplitz_normal(Tensor image, Tensor maps, Tensor kernel, Tensor lam) -> Tensor")
 
 # One conjugate-gradient update on real vectors (batch, n).

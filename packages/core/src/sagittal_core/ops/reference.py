@@ -170,7 +170,8 @@ def toeplitz_normal(image: Tensor, maps: Tensor, kernel: Tensor, lam: Tensor) ->
     )
     out = image * lam.reshape(-1, *(1,) * len(shape))
     for p, bits in enumerate(itertools.product((0, 1), repeat=len(shape))):
-        angle = -math.pi * sum(bit * grid for bit, grid in zip(bits, grids, strict=True))
+        turns = [bit * grid for bit, grid in zip(bits, grids, strict=True)]
+        angle = -math.pi * torch.stack(turns).sum(0)
         modulation = torch.polar(torch.ones_like(angle), angle).to(image.dtype)
         spectrum = torch.fft.fftn((image * modulation)[:, None] * maps, dim=axes)
         coils = torch.fft.ifftn(spectrum * kernel[:, p, None], dim=axes)

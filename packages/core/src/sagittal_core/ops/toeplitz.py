@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from sagittal_core.ops.nufft import nufft_type1
 _KERNEL_TOL = {torch.float32: 1e-9, torch.float64: 1e-12}
 # Coils go through together as long as their spectra stay in a shared cache.
 _SPECTRUM_BYTES = 4 << 20
+# As in csrc/nufft/fft.h.
+_LARGEST_PRIME = 127
 
 
 def toeplitz_kernel(trajectory: Tensor, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -130,17 +133,18 @@ def toeplitz_normal(
 def fits_one_operator(shape: tuple[int, ...]) -> bool:
     """Whether one operator computes images of this shape, transforms included.
 
-    That needs lengths without a prime factor above 7. Others go through an operator for each
+    That needs lengths without a prime factor above 127. Others go through an operator for each
     pass, with the transforms of torch in between; results agree to rounding.
     """
+    return all(_has_small_factors(int(n)) for n in shape)
 
-    def fits(n: int) -> bool:
-        for prime in (2, 3, 5, 7):
-            while n > 1 and n % prime == 0:
-                n //= prime
-        return n == 1
 
-    return all(fits(n) for n in shape)
+@lru_cache(maxsize=256)
+def _has_small_factors(n: int) -> bool:
+    for factor in range(2, _LARGEST_PRIME + 1):
+        while n > 1 and n % factor == 0:
+            n //= factor
+    return n == 1
 
 
 def _groups(image: Tensor, maps: Tensor) -> tuple[Tensor, ...]:
