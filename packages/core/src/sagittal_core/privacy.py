@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
+import secrets
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,3 +58,36 @@ def command_line(program: str, args: Sequence[str]) -> str:
             shlex.quote(option + given + value) if not hidden else option + given + _HIDDEN
         )
     return " ".join(words)
+
+
+def pseudonym(identifier: str, salt: str | None = None) -> str:
+    """Return a name for a patient that cannot be turned back without the salt.
+
+    Args:
+        identifier: What names the patient.
+        salt: A secret; None: ``$SAGITTAL_SALT``, else one drawn once and kept in the cache folder
+            of this machine (so two machines give different pseudonyms unless they share it).
+
+    Returns:
+        ``p`` and twelve hexadecimal digits of the keyed BLAKE2b hash.
+    """
+    key = (salt if salt is not None else _local_salt()).encode()
+    digest = hashlib.blake2b(identifier.encode(), digest_size=6, key=hashlib.sha256(key).digest())
+    return "p" + digest.hexdigest()
+
+
+def _local_salt() -> str:
+    if given := os.environ.get("SAGITTAL_SALT"):
+        return given
+    from sagittal_core.sample_data import cache_dir
+
+    file = cache_dir() / "salt"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".salt.{os.getpid()}")
+        temporary.write_text(secrets.token_hex(16))
+        temporary.chmod(0o600)
+        with contextlib.suppress(FileExistsError):  # another process was first
+            os.link(temporary, file)
+        temporary.unlink()
+    return file.read_text()

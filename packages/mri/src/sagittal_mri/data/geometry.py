@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+from sagittal_core.volumes.geometry import LPS_TO_RAS, stack_affine
 
 
 class SliceGeometry(NamedTuple):
@@ -49,19 +49,13 @@ def slice_geometry(
         return SliceGeometry(voxel_size_mm, None, (note,))
     parallel = all(np.allclose(h[n], heads[0][n], atol=1e-3) for h in heads for n in names)
     positions = np.array([h["position"] for h in heads], np.float64)
-    step = axes[:, 2] * voxel_size_mm[2]
-    if len(heads) > 1:
-        step = (positions[-1] - positions[0]) / (len(heads) - 1)
-        straight = positions[0] + np.arange(len(heads))[:, None] * step
-        distance = float(np.linalg.norm(step))
-        if not parallel or distance == 0 or np.abs(positions - straight).max() > 0.01 * distance:
-            note = "slices not parallel or not equally spaced: orientation left out"
-            return SliceGeometry(voxel_size_mm, None, (note,))
-        voxel_size_mm = (*voxel_size_mm[:2], distance)
-    affine = np.eye(4)
-    affine[:3, 0] = axes[:, 0] * voxel_size_mm[0]
-    affine[:3, 1] = axes[:, 1] * voxel_size_mm[1]
-    affine[:3, 2] = step
-    center = np.array([image_shape[0] // 2, image_shape[1] // 2, 0.0])
-    affine[:3, 3] = positions[0] - affine[:3, :3] @ center
-    return SliceGeometry(voxel_size_mm, torch.from_numpy(_LPS_TO_RAS @ affine), ())
+    center = (float(image_shape[0] // 2), float(image_shape[1] // 2))
+    try:
+        if not parallel:
+            raise ValueError("slices not parallel")
+        stack = stack_affine(axes, voxel_size_mm, positions, center)
+    except ValueError:
+        note = "slices not parallel or not equally spaced: orientation left out"
+        return SliceGeometry(voxel_size_mm, None, (note,))
+    voxel_size_mm = (*voxel_size_mm[:2], stack.distance)
+    return SliceGeometry(voxel_size_mm, torch.from_numpy(LPS_TO_RAS @ stack.affine), ())

@@ -1,0 +1,123 @@
+"""Pixels of one DICOM image, with its look-up tables applied in the standard's order."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sagittal_core.errors import DataError
+from sagittal_core.volumes.record import need
+
+# Whose decoder is under GPL-3 and therefore in an extra of its own.
+_LIBJPEG = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+
+
+def read_dataset(file: Path, *, pixels: bool = True) -> Any:
+    """Parse a DICOM file.
+
+    Raises:
+        DataError: if it is none, or is damaged.
+    """
+    pydicom = need("pydicom", file)
+    try:
+        return pydicom.dcmread(file, stop_before_pixels=not pixels)
+    except FileNotFoundError:
+        raise DataError(file, key="path", expected="a DICOM file", found="no such file") from None
+    except Exception as error:  # pydicom raises a dozen different ones on damaged files
+        raise DataError(
+            file, key="header", expected="a DICOM file", found=type(error).__name__
+        ) from error
+
+
+def grey_values(dataset: Any, file: Path, *, window: bool = False) -> NDArray[Any]:
+    """Decode one grey image: modality LUT or rescale, then, where asked, VOI LUT or window.
+
+    Args:
+        dataset: what :func:`read_dataset` gave.
+        file: for messages.
+        window: apply the file's own VOI LUT or window (the first of several); nothing happens
+            where the file has none.
+
+    Returns:
+        (H, W), an integer dtype where every value is an integer, float64 otherwise. MONOCHROME1 is
+        not inverted.
+
+    Raises:
+        DataError: if it holds no image, several frames or colours, cannot be decoded, or the
+            pixels do not fit the header.
+    """
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+
+    _expect_one_grey_image(dataset, file)
+    try:
+        stored = pixel_array(dataset)
+    except Exception as error:  # decoders and plug-ins raise many different ones
+        syntax = dataset.file_meta.get("TransferSyntaxUID", None)
+        raise DataError(
+            file,
+            key="PixelData",
+            expected="pixels that an installed decoder reads and that fit the header",
+            found=f"{getattr(syntax, 'name', 'no transfer syntax')}: {_first_line(error)}",
+            hint=_hint(str(syntax)),
+        ) from error
+    values = apply_modality_lut(stored, dataset)
+    if window:
+        values = apply_voi_lut(values, dataset, index=0, prefer_lut=True)
+    if not np.isfinite(values).all():
+        raise DataError(file, key="PixelData", expected="finite values", found="NaN or infinite")
+    return _as_integers(values)
+
+
+def _expect_one_grey_image(dataset: Any, file: Path) -> None:
+    if "PixelData" not in dataset:
+        raise DataError(
+            file,
+            key="PixelData",
+            expected="an image",
+            found=f"none (modality {dataset.get('Modality', 'unknown')})",
+        )
+    frames, samples = int(dataset.get("NumberOfFrames", 1) or 1), dataset.get("SamplesPerPixel", 1)
+    if frames != 1:
+        raise DataError(
+            file,
+            key="NumberOfFrames",
+            expected="1: one file a slice",
+            found=str(frames),
+            hint="convert enhanced (multi-frame) objects to single frames or NIfTI first",
+        )
+    if samples != 1 or not str(dataset.get("PhotometricInterpretation", "")).startswith("MONO"):
+        raise DataError(
+            file,
+            key="PhotometricInterpretation",
+            expected="MONOCHROME1 or MONOCHROME2",
+            found=f"{dataset.get('PhotometricInterpretation', 'none')}, {samples} samples a pixel",
+        )
+
+
+def _as_integers(values: NDArray[Any]) -> NDArray[Any]:
+    """Integers as such: a rescale by 1 and -1024 makes floats of them."""
+    if values.dtype.kind != "f":
+        return values
+    rounded = np.rint(values)
+    if np.array_equal(rounded, values) and np.abs(values).max(initial=0) < 2**31:
+        return rounded.astype(np.int32)
+    return values
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+def _hint(syntax: str) -> str:
+    if syntax in _LIBJPEG and importlib.util.find_spec("libjpeg") is None:
+        return (
+            "JPEG lossless and 12-bit JPEG need `pip install 'sagittal-core[volumes-gpl]'`"
+            " (pylibjpeg-libjpeg, GPL-3)"
+        )
+    if importlib.util.find_spec("openjpeg") is None or importlib.util.find_spec("rle") is None:
+        return "decoders are missing: `pip install 'sagittal-core[volumes]'`"
+    return ""
