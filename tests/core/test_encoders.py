@@ -146,10 +146,10 @@ def test_options_that_do_not_belong_are_refused() -> None:
     for spec, message in (
         ({"name": "resnet"}, "expected efficientnet_lite0, transformers"),
         ({"nam": "x"}, "unknown option nam"),
-        ({"class_path": "a.B"}, "class_path is no option of efficientnet_lite0"),
+        ({"module": "a.B"}, "module is no option of efficientnet_lite0"),
         ({"image_size": 100}, "multiple of 32"),
         ({"name": "transformers"}, "set weights"),
-        ({"name": "module", "class_path": "torch.nn.Nothing", "image_size": 8}, "set weights"),
+        ({"name": "module", "module": "torch.nn.Nothing", "image_size": 8}, "set weights"),
         ({"dtype": "int8"}, "dtype 'int8'"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -238,7 +238,7 @@ def test_incomplete_and_unknown_checkpoints_are_named(tmp_path: Path) -> None:
         load_vision(spec)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    with pytest.raises(DataError, match=r"model_type[\s\S]*dinov2[\s\S]*'bert'[\s\S]*class_path"):
+    with pytest.raises(DataError, match=r"model_type[\s\S]*dinov2[\s\S]*'bert'[\s\S]*module"):
         load_vision(spec)
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(DataError, match=r"preprocessor_config\.json"):
@@ -318,13 +318,13 @@ def test_a_users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     state = {f"backbone.{k}": v for k, v in Backbone().state_dict().items()}
     file = tmp_path / "w.safetensors"
     save_file(state | {"head.weight": torch.ones(1)}, file)
-    spec: dict = {"name": "module", "class_path": "users_encoders.Backbone", "image_size": 16}
+    spec: dict = {"name": "module", "module": "users_encoders.Backbone", "image_size": 16}
     spec |= {"weights": str(file), "weights_prefix": "backbone."}
     encoder = load_vision(spec)
     pooled, tokens, grid = features(encoder, pictures())
     assert (pooled.shape, tokens.shape, grid) == ((3, 5), (3, 16, 5), (4, 4))
     torch.testing.assert_close(tokens.mean(1), pooled)
-    largest = features(load_vision(spec | {"init_args": {"pair": True}}), pictures())
+    largest = features(load_vision(spec | {"arguments": {"pair": True}}), pictures())
     torch.testing.assert_close(largest.pooled, largest.tokens.amax(1))
     torch.save({"state_dict": state}, tmp_path / "w.pt")
     same = load_vision(spec | {"weights": str(tmp_path / "w.pt")})
@@ -334,14 +334,14 @@ def test_a_users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for change, message in (
         ({"weights_prefix": ""}, r"head\.weight"),
         ({"weights_prefix": "net."}, "'net.'"),
-        ({"init_args": {"width": 6}}, "size mismatch"),
+        ({"arguments": {"width": 6}}, "size mismatch"),
     ):
         with pytest.raises(DataError, match=message):
             load_vision(spec | change)
     for change, message in (
-        ({"class_path": "users_encoders.Absent"}, "cannot import class_path"),
-        ({"class_path": "users_encoders.pictures"}, "no torch.nn.Module"),
-        ({"init_args": {"depth": 1}}, "depth"),
+        ({"module": "users_encoders.Absent"}, "cannot import module"),
+        ({"module": "users_encoders.pictures"}, "no torch.nn.Module"),
+        ({"arguments": {"depth": 1}}, "depth"),
         ({"image_size": None}, "image_size"),
     ):
         with pytest.raises(ConfigError, match=message):

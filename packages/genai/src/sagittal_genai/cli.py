@@ -11,6 +11,7 @@ def run(args: list[str] | None = None) -> int:
     """Run one verb and return its exit status (0 ok, 2 bad input or config, 3 run finished)."""
     verbs: dict[str, str] = {
         "slice": "sagittal_genai.slicing:slice_scans",
+        "embed": "sagittal_genai.embed:embed",
     }
     return run_cli(args, prog="sagittal-genai", verbs=verbs, register="sagittal_genai.registry")
 
