@@ -7,8 +7,8 @@ core = Path(__file__).resolve().parents[1] / "core"
 local = core.is_dir() and os.environ.get("SAGITTAL_NO_LOCAL_DEPS") != "1"
 setup(
     install_requires=[
-        f"sagittal-core[store,volumes] @ {core.as_uri()}"
+        f"sagittal-core[encoders,store,volumes] @ {core.as_uri()}"
         if local
-        else "sagittal-core[store,volumes]>=0.1,<0.2",
+        else "sagittal-core[encoders,store,volumes]>=0.1,<0.2",
     ]
 )

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -129,30 +128,29 @@ def test_a_damaged_picture_is_listed_and_left_out(tmp_path: Path) -> None:
     assert not (tmp_path / "store-random").exists()
 
 
-def test_killed_and_begun_again_loses_and_doubles_nothing(slices: Path, tmp_path: Path) -> None:
-    """Killed without warning amid the shards; the finished store equals an undisturbed one."""
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+def test_killed_and_begun_again_loses_and_doubles_nothing(
+    kind: signal.Signals, slices: Path, tmp_path: Path
+) -> None:
+    """Killed amid the shards; the store finished afterwards equals an undisturbed one."""
     chosen = config("embed_tokens")
     whole = settings(chosen, slices, tmp_path / "whole", shard_slices=1, batch_size=1)
     assert run(["embed", "-c", str(whole)]) == 0
     file = settings(chosen, slices, tmp_path / "killed", shard_slices=1, batch_size=1)
     script = tmp_path / "main.py"
-    # Slow enough to be killed halfway: each shard waits before it is written.
+    # In the eighth write: encoder and twin have three shards, the encoder a fourth.
     script.write_text(
-        "import time\nfrom sagittal_core.store import ShardWriter\n"
-        "write = ShardWriter.write\n"
-        "def slow(self, *given):\n    time.sleep(0.2)\n    write(self, *given)\n"
-        f"ShardWriter.write = slow\n{MAIN}"
+        "import os\nfrom sagittal_core.store import ShardWriter\n"
+        "write, count = ShardWriter.write, []\n"
+        "def deadly(self, *given):\n    count.append(self)\n    if len(count) == 8:\n"
+        f"        os.kill(os.getpid(), {int(kind)})\n    write(self, *given)\n"
+        f"ShardWriter.write = deadly\n{MAIN}"
     )
-    process = subprocess.Popen([sys.executable, str(script), "embed", "-c", str(file)])
-    deadline = time.monotonic() + 120
-    while len(list((tmp_path / "killed").glob("shard-*"))) < 3:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    done = len(list((tmp_path / "killed").glob("shard-*")))
-    assert 3 <= done < 12
+    command = [sys.executable, str(script), "embed", "-c", str(file)]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=240)
+    assert done.returncode == (-kind if kind == signal.SIGKILL else 143)
+    there = [len(list((tmp_path / name).glob("shard-*"))) for name in ("killed", "killed-random")]
+    assert there == ([4, 3] if kind == signal.SIGKILL else [4, 4])
     assert run(["embed", "-c", str(file)]) == 0
     same(tmp_path / "killed", tmp_path / "whole")
     same(tmp_path / "killed-random", tmp_path / "whole-random")

@@ -12,6 +12,7 @@ def run(args: list[str] | None = None) -> int:
     verbs: dict[str, str] = {
         "slice": "sagittal_genai.slicing:slice_scans",
         "embed": "sagittal_genai.embed:embed",
+        "import-embeddings": "sagittal_genai.import_embeddings:import_embeddings",
     }
     return run_cli(args, prog="sagittal-genai", verbs=verbs, register="sagittal_genai.registry")
 

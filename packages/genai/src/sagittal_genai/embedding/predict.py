@@ -130,6 +130,8 @@ class EmbedSlices(lightning.LightningModule):
         if chunk.last:
             self._write(chunk.shard, part)
             self._part = None
+        if self.trainer.received_sigterm:  # Lightning takes the signal, and goes on
+            raise SystemExit(143)
 
     def _write(self, shard: int, part: Part) -> None:
         import pandas
