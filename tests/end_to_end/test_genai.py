@@ -18,7 +18,7 @@ from sagittal_core.store import ShardWriter
 from sagittal_genai.cli import run
 
 pytestmark = pytest.mark.e2e
-CONFIGS = sorted((Path(__file__).parents[2] / "packages" / "genai" / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "packages" / "genai" / "configs").glob("sae_*.yaml"))
 DIM, FEATURES, ATOMS = 16, 64, 40
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 import csv
 import io
 import multiprocessing
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,7 @@ from filelock import FileLock, Timeout
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.run_folder import write_atomically
 from sagittal_genai.slices.cut import Job, cut_scan
-from sagittal_genai.slices.folder import FolderWriter, merge_indices, read_account
+from sagittal_genai.slices.folder import FolderWriter, merge_indices
 from sagittal_genai.slices.overview import write_overview
 from sagittal_genai.slices.plan import Plan, make_plan
 from sagittal_genai.slices.radiograph_table import RadiographTable
@@ -77,7 +79,7 @@ def slice_scans(
         with FileLock(out / ".lock", timeout=0):
             writer = FolderWriter(out, plan.identity, plan.classes)
             job = Job(writer, settings, plan.columns)
-            todo = [scan for scan in plan.scans if not writer.has(scan.name)]
+            todo = [scan for scan in plan.scans if not writer.has(scan.name, scan.fingerprint)]
             print(
                 f"{len(plan.scans)} scans: {len(plan.scans) - len(todo)} are there, {len(todo)} to"
                 f" do, {len(plan.refused)} refused beforehand",
@@ -121,7 +123,7 @@ def _outcomes(
         return
     # Not fork: the parent may hold threads (progress bar, BLAS).
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(scans)), context) as pool:
+    with ProcessPoolExecutor(min(workers, len(scans)), context, _die_with_parent) as pool:
         futures = {pool.submit(_attempt, job, scan): scan for scan in scans}
         try:
             for future in as_completed(futures):
@@ -133,6 +135,18 @@ def _outcomes(
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _die_with_parent() -> None:
+    """End a worker whose parent was killed: it must not write beside the next attempt."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _attempt(job: Job, scan: Scan) -> DataError | None:
@@ -147,7 +161,7 @@ def _finish(
     writer: FolderWriter, plan: Plan, refused: list[Refusal], config: dict[str, Any], seed: int
 ) -> None:
     _write_table(writer.folder / "refused.csv", Refusal._fields, refused)
-    done = [scan.name for scan in plan.scans if writer.has(scan.name)]
+    done = sorted(s.name for s in plan.scans if writer.has(s.name, s.fingerprint))
     if not done:
         raise DataError(
             writer.folder / "refused.csv",
@@ -155,9 +169,9 @@ def _finish(
             expected="at least one that can be used",
             found=f"{len(refused)} refused, the first: {refused[0].reason}",
         )
-    index = merge_indices(writer.folder, done)
+    index, accounts = merge_indices(writer.folder, done)
     splits = Counter(index["split"].to_pylist())
-    empty = [name for name in done if read_account(writer.folder, name)["masks_empty"]]
+    empty = [name for name, a in zip(done, accounts, strict=True) if a["masks_empty"]]
     counts = {
         "scans": len(done),
         "slices": len(index),
@@ -167,7 +181,7 @@ def _finish(
         "masks_empty": empty,
     }
     writer.describe(**counts)
-    write_overview(writer.folder, len(refused), config, seed)
+    write_overview(writer.folder, accounts, len(refused), config, seed)
     print(
         f"{len(index)} slices of {len(done)} scans, {len(refused)} refused:"
         f" {splits['train']} train, {splits['val']} val, {splits['test']} test",

@@ -118,6 +118,6 @@ def _hint(syntax: str) -> str:
             "JPEG lossless and 12-bit JPEG need `pip install 'sagittal-core[volumes-gpl]'`"
             " (pylibjpeg-libjpeg, GPL-3)"
         )
-    if importlib.util.find_spec("openjpeg") is None or importlib.util.find_spec("rle") is None:
+    if any(importlib.util.find_spec(name) is None for name in ("openjpeg", "rle", "jpeg_ls")):
         return "decoders are missing: `pip install 'sagittal-core[volumes]'`"
     return ""

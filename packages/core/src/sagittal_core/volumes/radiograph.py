@@ -27,6 +27,8 @@ class Radiograph:
             otherwise.
         full_range: black and white of the stored encoding: 0..255 of 8-bit pictures, what the
             stored bits can express after the file's tables for DICOM.
+        windowed: whether a VOI LUT or window of the file was applied; ``full_range`` is then what
+            it shows black and white.
         spacing: mm between rows and between columns, or None.
         metadata: as the file tells, without anything that names a person.
         notes: what a reader had to assume.
@@ -34,6 +36,7 @@ class Radiograph:
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
     full_range: tuple[float, float]
+    windowed: bool = False
     spacing: tuple[float, float] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -73,6 +76,7 @@ def _dicom(file: Path, window: bool, salt: str | None) -> Radiograph:
     return Radiograph(
         _unsigned(values),
         (float(low), float(high)),
+        windowed,
         (float(spacing[0]), float(spacing[1])) if known else None,
         safe_metadata(dataset, salt),
         tuple(notes),
@@ -113,6 +117,7 @@ def _picture(file: Path) -> Radiograph:
         raise DataError(
             file, key="image", expected="a readable picture", found=type(error).__name__
         ) from error
+    pixels: NDArray[Any]
     if image.mode in ("RGB", "RGBA", "LA", "P", "PA", "1"):
         _expect_eight_bits(file)
         pixels = _one_channel(file, image)
@@ -127,7 +132,7 @@ def _picture(file: Path) -> Radiograph:
     top = {"uint8": 255.0, "uint16": 65535.0}.get(str(pixels.dtype), float(pixels.max()))
     low = 0.0 if pixels.dtype.kind == "u" else float(pixels.min())
     notes = ("turned as its EXIF orientation says",) if turned else ()
-    return Radiograph(pixels, (low, top), None, {}, notes)
+    return Radiograph(pixels, (low, top), notes=notes)
 
 
 def _expect_eight_bits(file: Path) -> None:

@@ -42,6 +42,7 @@ class Row(NamedTuple):
 class Account(NamedTuple):
     """What happened to a scan besides its slices; kept in its index file."""
 
+    fingerprint: str = ""  # of the scan's files, see Scan
     dropped: int = 0
     masks_resampled: int = 0
     masks_empty: bool = False
@@ -77,8 +78,8 @@ def _radiograph(job: Job, scan: Scan, source: RadiographInput) -> tuple[list[Row
     pixels, notes = found.pixels, found.notes
     if pixels.dtype == np.uint8:
         window = Window(0.0, 255.0)
-    elif how.window and pixels.dtype == np.float32 and found.full_range[1] > found.full_range[0]:
-        window = Window(*found.full_range)  # the file's own window made these values
+    elif found.windowed and found.full_range[1] > found.full_range[0]:
+        window = Window(*found.full_range)
     else:
         window = percentile_window(pixels, how.percentiles, source.path, positive=False)
     rows, columns = found.spacing or (1.0, 1.0)
@@ -87,7 +88,7 @@ def _radiograph(job: Job, scan: Scan, source: RadiographInput) -> tuple[list[Row
         window.scale(pixels), square(extents, job.settings.size, job.settings.fit)
     )
     image = job.writer.picture("images", scan.name, "0000", picture)
-    return [Row(image, None, 0, None)], Account(notes=notes)
+    return [Row(image, None, 0, None)], Account(scan.fingerprint, notes=notes)
 
 
 def _volume(job: Job, scan: Scan, source: VolumeInput) -> tuple[list[Row], Account]:
@@ -104,7 +105,7 @@ def _volume(job: Job, scan: Scan, source: VolumeInput) -> tuple[list[Row], Accou
     if scan.modality == "CT":
         window, wanted = settings.ct.window(scan), settings.ct.planes
     else:
-        values = n4_corrected(values) if settings.mr.n4 else values
+        values = _corrected(values, source, settings.mr.n4_shrink) if settings.mr.n4 else values
         window = percentile_window(values, settings.mr.percentiles, source.path, positive=True)
         wanted = settings.mr.planes
     numbers = {name: number for number, name in job.writer.classes.items()}
@@ -126,7 +127,20 @@ def _volume(job: Job, scan: Scan, source: VolumeInput) -> tuple[list[Row], Accou
         raise DataError(
             source.path, key="content", expected="slices with something in them", found="none"
         )
-    return rows, Account(dropped, resampled, empty, tuple(notes))
+    return rows, Account(scan.fingerprint, dropped, resampled, empty, tuple(notes))
+
+
+def _corrected(values: NDArray[Any], source: VolumeInput, shrink: int) -> NDArray[np.float32]:
+    try:
+        return n4_corrected(values, shrink)
+    except (ValueError, RuntimeError) as error:  # SimpleITK raises RuntimeError
+        raise DataError(
+            source.path,
+            key="mr.n4",
+            expected="an image whose bias field can be found",
+            found=str(error).strip().splitlines()[-1][:200],
+            hint="n4: false leaves the correction out",
+        ) from error
 
 
 def _content(

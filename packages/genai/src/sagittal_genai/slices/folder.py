@@ -71,12 +71,15 @@ class FolderWriter:
             self.folder / DESCRIPTION, json.dumps(self._description | counts, indent=1)
         )
 
-    def has(self, scan: str) -> bool:
-        """Whether a scan is complete."""
-        return _index(self.folder, scan).is_file()
+    def has(self, scan: str, fingerprint: str) -> bool:
+        """Whether a scan is complete, and was cut from files of this fingerprint."""
+        if not _index(self.folder, scan).is_file():
+            return False
+        return read_account(self.folder, scan).get("fingerprint") == fingerprint
 
     def begin(self, scan: str) -> None:
-        """Remove what an interrupted attempt left of a scan."""
+        """Remove what an interrupted attempt, or one with other files, left of a scan."""
+        _index(self.folder, scan).unlink(missing_ok=True)
         for kind in ("images", "labels"):
             shutil.rmtree(self.folder / kind / scan, ignore_errors=True)
 
@@ -182,7 +185,7 @@ class SliceFolder:
         whole = self.folder / "index.parquet"  # the same rows in one file: thousands are slow
         if whole.is_file():
             return pyarrow.parquet.read_table(whole)
-        return _joined(files)
+        return _joined(files)[0]
 
 
 def as_frame(table: pyarrow.Table) -> pandas.DataFrame:
@@ -195,32 +198,40 @@ def as_frame(table: pyarrow.Table) -> pandas.DataFrame:
     return frame
 
 
-def merge_indices(folder: Path, scans: Sequence[str]) -> pyarrow.Table:
-    """Join the indices of finished scans into ``index.parquet``; also returns them."""
+def merge_indices(folder: Path, scans: Sequence[str]) -> tuple[pyarrow.Table, list[dict[str, Any]]]:
+    """Join the indices of finished scans into ``index.parquet``.
+
+    Returns:
+        The rows, scan by scan in the order of their names, and the scans' accounts.
+    """
     import pyarrow.parquet
 
-    joined = _joined([_index(folder, scan) for scan in sorted(scans)])
+    joined, accounts = _joined([_index(folder, scan) for scan in sorted(scans)])
     temporary = folder / f".{os.getpid()}.index.parquet.tmp"
     pyarrow.parquet.write_table(joined, temporary)
     temporary.replace(folder / "index.parquet")
-    return joined
+    return joined, accounts
 
 
 def read_account(folder: Path, scan: str) -> dict[str, Any]:
     """What happened to a finished scan besides its slices."""
     import pyarrow.parquet
 
-    metadata = pyarrow.parquet.read_schema(_index(folder, scan)).metadata or {}
-    return json.loads(metadata.get(b"account", b"{}"))
+    return _account(pyarrow.parquet.read_schema(_index(folder, scan)))
 
 
-def _joined(files: Sequence[Path]) -> pyarrow.Table:
+def _joined(files: Sequence[Path]) -> tuple[pyarrow.Table, list[dict[str, Any]]]:
     import pyarrow
     import pyarrow.parquet
 
     tables = [pyarrow.parquet.read_table(file) for file in files]
+    accounts = [_account(table.schema) for table in tables]
     plain = [table.replace_schema_metadata(None) for table in tables]
-    return pyarrow.concat_tables(plain).combine_chunks()
+    return pyarrow.concat_tables(plain).combine_chunks(), accounts
+
+
+def _account(schema: pyarrow.Schema) -> dict[str, Any]:
+    return json.loads((schema.metadata or {}).get(b"account", b"{}"))
 
 
 def _index(folder: Path, scan: str) -> Path:

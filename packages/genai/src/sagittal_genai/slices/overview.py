@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from sagittal_core.privacy import without_paths
 from sagittal_core.report import Report, mosaic
 from sagittal_core.seeds import counter_seed
-from sagittal_genai.slices.folder import SliceFolder, read_account
+from sagittal_genai.slices.folder import SliceFolder
 
 if TYPE_CHECKING:
     import pandas
@@ -21,11 +22,18 @@ _ACROSS = 6  # pictures in a row
 _SCANS = 8  # rows a table of pictures
 
 
-def write_overview(folder: Path, refused: int, config: dict[str, Any], seed: int) -> Path:
+def write_overview(
+    folder: Path,
+    accounts: Sequence[dict[str, Any]],
+    refused: int,
+    config: dict[str, Any],
+    seed: int,
+) -> Path:
     """Write ``report.html`` into a complete folder; it shows patients' images, so it stays there.
 
     Args:
         folder: of the slices.
+        accounts: what happened to each scan.
         refused: scans that could not be used.
         config: of the command; paths are left out.
         seed: of the choice of pictures.
@@ -38,7 +46,7 @@ def write_overview(folder: Path, refused: int, config: dict[str, Any], seed: int
         f"{len(index)} slices of {index['scan'].nunique()} scans of {subjects} subjects;"
         f" {refused} scans refused (refused.csv says why)."
     )
-    for text in _notes(folder, sorted(index["scan"].unique())):
+    for text in _notes(accounts):
         report.text(text)
     # A missing orientation (radiographs) is a group of its own.
     groups = index.groupby(["modality", "orientation"], dropna=False, sort=True)
@@ -106,8 +114,7 @@ def _tables(report: Report, index: pandas.DataFrame) -> None:
             )
 
 
-def _notes(folder: Path, scans: list[str]) -> list[str]:
-    accounts = [read_account(folder, scan) for scan in scans]
+def _notes(accounts: Sequence[dict[str, Any]]) -> list[str]:
     out = []
     if dropped := sum(a["dropped"] for a in accounts):
         out.append(f"{dropped} slices before the first or after the last with content left out.")

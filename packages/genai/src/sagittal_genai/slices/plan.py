@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,10 +69,9 @@ def make_plan(sources: Sequence[ScanSource], settings: Settings, split: Split) -
     scans = split.assign(scans)
     names = sorted({name for scan in scans for name in _organs(scan)})
     classes = {number + 1: name for number, name in enumerate(names)}
-    digest = hashlib.sha256()
-    for scan in scans:
-        digest.update(json.dumps(_fingerprint(scan), sort_keys=True).encode())
-    identity = {**asdict(settings), "columns": columns, "scans": digest.hexdigest()[:16]}
+    listed = [[s.name, s.subject, s.modality, s.split, s.findings, s.metadata] for s in scans]
+    identity = {**asdict(settings), "columns": columns, "list of scans": _digest(listed)}
+    scans = [replace(scan, fingerprint=_fingerprint(scan)) for scan in scans]
     return Plan(scans, refused, columns, classes, identity)
 
 
@@ -122,24 +121,19 @@ def _organs(scan: Scan) -> list[str]:
     return names
 
 
-def _fingerprint(scan: Scan) -> dict[str, Any]:
-    """What decides a scan's pictures, without where its files lie."""
-    files = [scan.input.path]
-    chosen: Mapping[str, Any] = {}
+def _fingerprint(scan: Scan) -> str:
+    """Of what decides a scan's pictures, without where its files lie."""
+    about: list[Any] = [_size(scan.input.path)]
     if isinstance(scan.input, VolumeInput):
-        files += [mask.path for mask in scan.input.masks]
-        chosen = {
-            "frame": scan.input.frame,
-            "series": scan.input.series,
-            "fill_nan": scan.input.fill_nan,
-            "masks": [
-                mask.threshold if not isinstance(mask, Labels) else sorted(mask.classes.items())
-                for mask in scan.input.masks
-            ],
-        }
-    sizes = [_size(file) for file in files]
-    about = [scan.name, scan.subject, scan.modality, scan.split, scan.findings, scan.metadata]
-    return {"about": about, "sizes": sizes, **chosen}
+        about += [scan.input.frame, scan.input.series, scan.input.fill_nan]
+        for mask in scan.input.masks:
+            kind = sorted(mask.classes.items()) if isinstance(mask, Labels) else mask[1:]
+            about += [_size(mask.path), kind]
+    return _digest(about)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _size(file: Path) -> int:

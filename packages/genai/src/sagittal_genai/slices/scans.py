@@ -55,6 +55,7 @@ class Scan:
         split: train, val or test where the source says so.
         metadata: plain values, one column of the index each.
         findings: of a radiograph with labels.
+        fingerprint: of its files; a scan whose files changed is cut again.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Scan:
     split: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     findings: tuple[str, ...] | None = None
+    fingerprint: str = ""
 
 
 class Refusal(NamedTuple):
