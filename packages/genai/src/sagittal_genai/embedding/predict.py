@@ -116,8 +116,8 @@ class EmbedSlices(lightning.LightningModule):
         assert layout is not None
         return layout, rows
 
-    def predict_step(self, chunk: Chunk, batch_index: int) -> None:
-        """Embed a chunk; with a shard's last one, write the shard."""
+    def predict_step(self, chunk: Chunk, batch_index: int) -> int:
+        """Embed a chunk; with a shard's last one, write the shard. Returns the chunk's slices."""
         part = self._part = self._part or Part(rows=[[] for _ in self.encoders])
         part.slices += len(chunk.rows)
         part.refused += [(self.slices.images[row], reason) for row, reason in chunk.refused]
@@ -132,6 +132,7 @@ class EmbedSlices(lightning.LightningModule):
             self._part = None
         if self.trainer.received_sigterm:  # Lightning takes the signal, and goes on
             raise SystemExit(143)
+        return len(chunk.rows)
 
     def _write(self, shard: int, part: Part) -> None:
         import pandas
