@@ -34,6 +34,8 @@ class Account:
     rows: int
     background: int
     refused: int
+    seconds: float  # of encoding, summed over processes; two encoders share them
+    encoders: int
 
 
 def finish_store(folder: Path, identity: Mapping[str, Any]) -> Account:
@@ -60,6 +62,8 @@ def finish_store(folder: Path, identity: Mapping[str, Any]) -> Account:
         rows=len(store),
         background=sum(part["background"] for part in parts),
         refused=len(refused),
+        seconds=sum(part["seconds"] for part in parts),
+        encoders=max(part["encoders"] for part in parts),
     )
     _report(store, account, identity).write(folder / "report.html")
     return account
@@ -74,6 +78,12 @@ def _report(store: EmbeddingStore, account: Account, identity: Mapping[str, Any]
         f" {account.slices} slices; {account.background} patches without content were left out and"
         f" {account.refused} pictures refused (refused.csv lists them)."
     )
+    if account.seconds:
+        report.text(
+            f"Encoding took {account.seconds:.0f} s of a process, {account.encoders} encoder(s) on"
+            f" each slice: {account.slices / account.seconds:.1f} slices/s and"
+            f" {account.rows / account.seconds:.1f} rows/s of each."
+        )
     if len(index):
         report.picture(*_picture(store, index))
         for column in _GROUPS:

@@ -34,6 +34,7 @@ class Part:
     slices: int = 0
     background: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0  # of encoding and laying out
 
 
 class EmbedSlices(lightning.LightningModule):
@@ -122,7 +123,9 @@ class EmbedSlices(lightning.LightningModule):
         part.slices += len(chunk.rows)
         part.refused += [(self.slices.images[row], reason) for row, reason in chunk.refused]
         if chunk.rows:
+            begin = time.monotonic()
             layout, rows = self.features(chunk)
+            part.seconds += time.monotonic() - begin
             part.background += layout.background
             part.index.append(layout.index)
             for collected, new, writer in zip(part.rows, rows, self.writers, strict=True):
@@ -144,6 +147,8 @@ class EmbedSlices(lightning.LightningModule):
             "rows": len(index),
             "background": part.background,
             "refused": part.refused,
+            "seconds": round(part.seconds, 3),
+            "encoders": len(self.encoders),
         }
         for writer, missing, rows in zip(self.writers, self._missing, part.rows, strict=True):
             if shard not in missing:
