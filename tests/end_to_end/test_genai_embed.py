@@ -128,6 +128,7 @@ def test_a_damaged_picture_is_listed_and_left_out(tmp_path: Path) -> None:
     assert not (tmp_path / "store-random").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
 def test_killed_and_begun_again_loses_and_doubles_nothing(
     kind: signal.Signals, slices: Path, tmp_path: Path
@@ -156,6 +157,7 @@ def test_killed_and_begun_again_loses_and_doubles_nothing(
     same(tmp_path / "killed-random", tmp_path / "whole-random")
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_store_of_one(slices: Path, tmp_path: Path) -> None:
     chosen = config("embed_tokens")
     one = settings(chosen, slices, tmp_path / "one")
