@@ -182,7 +182,7 @@ def chunk_loader(
     )
 
 
-def _as_it_is(chunk: Chunk) -> Chunk:
+def _as_it_is(chunk: Any) -> Any:
     """A chunk arrives as it was read."""
     return chunk
 
