@@ -88,7 +88,8 @@ class FolderWriter:
         relative = f"{kind}/{scan}/{name}.png"
         file = self.folder / relative
         file.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(file, "PNG", compress_level=6)
+        # A quarter of the time of the default level, an eighth more space.
+        Image.fromarray(pixels).save(file, "PNG", compress_level=2)
         return relative
 
     def finish(self, scan: str, table: pyarrow.Table) -> None:
