@@ -57,8 +57,8 @@ def stack_affine(
 def closest_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool, ...]]:
     """Voxel axes nearest to right, anterior and superior, and which of them run the other way.
 
-    The largest cosine is settled first, then the largest of the axes that are left, as nibabel does:
-    so the assignment is one to one for oblique scans as well, and agrees with other programs.
+    The largest cosine is settled first, then the largest among the axes that are left, as nibabel
+    does: the assignment is one to one for oblique scans as well, and agrees with other programs.
     """
     cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     left, order = np.abs(cosines), [0, 0, 0]
