@@ -212,6 +212,7 @@ def test_nothing_usable_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "at least one that can be used" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_equals_undisturbed(tmp_path: Path) -> None:
     """SIGKILL to the parent while its workers write; the same command at once goes on."""
     settings = total_config(tmp_path, cases=8, size=256, workers=2)
