@@ -14,3 +14,13 @@ def repeat(file: Path, times: int = 2) -> int:
     """
     print(file.read_text() * times)
     return 0
+
+
+def join(files: list[Path], by: str = " ") -> None:
+    """Print the content of several files in one line.
+
+    Args:
+        files: The files to read.
+        by: What stands between them.
+    """
+    print(by.join(file.read_text() for file in files))

@@ -103,7 +103,7 @@ LIGHT = """
 import sys
 sys.path.insert(0, {here!r})
 from sagittal_core import cli
-verbs = {{"repeat": "light_verb:repeat"}}
+verbs = {{"repeat": "light_verb:repeat", "join": "light_verb:join"}}
 status = cli.main({args!r}, prog="toy", verbs=verbs, register="toy")
 heavy = {{"torch", "lightning", "pytorch_lightning", "numpy"}} & set(sys.modules)
 assert not heavy, heavy
@@ -120,6 +120,9 @@ sys.exit(status)
         (["repeat", "-c", "verb.yaml"], 0, "aaaa"),
         (["repeat", "text.txt", "--times", "x"], 2, "times"),
         (["repeat"], 2, "file"),
+        (["join", "text.txt", "text.txt", "--by", "+"], 0, "a+a"),
+        (["join", "[text.txt,text.txt]"], 0, "a a"),
+        (["join", "--by", "+"], 2, "files"),
         (["nothing"], 2, "unknown verb"),
     ],
 )

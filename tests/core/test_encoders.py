@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,10 @@ def test_options_that_do_not_belong_are_refused() -> None:
     for spec, message in (
         ({"name": "resnet"}, "expected efficientnet_lite0, transformers"),
         ({"nam": "x"}, "unknown option nam"),
-        ({"class_path": "a.B"}, "class_path is no option of efficientnet_lite0"),
+        ({"module": "a.B"}, "module is no option of efficientnet_lite0"),
         ({"image_size": 100}, "multiple of 32"),
         ({"name": "transformers"}, "set weights"),
-        ({"name": "module", "class_path": "torch.nn.Nothing", "image_size": 8}, "set weights"),
+        ({"name": "module", "module": "torch.nn.Nothing", "image_size": 8}, "set weights"),
         ({"dtype": "int8"}, "dtype 'int8'"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -238,7 +239,7 @@ def test_incomplete_and_unknown_checkpoints_are_named(tmp_path: Path) -> None:
         load_vision(spec)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    with pytest.raises(DataError, match=r"model_type[\s\S]*dinov2[\s\S]*'bert'[\s\S]*class_path"):
+    with pytest.raises(DataError, match=r"model_type[\s\S]*dinov2[\s\S]*'bert'[\s\S]*module"):
         load_vision(spec)
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(DataError, match=r"preprocessor_config\.json"):
@@ -318,13 +319,13 @@ def test_a_users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     state = {f"backbone.{k}": v for k, v in Backbone().state_dict().items()}
     file = tmp_path / "w.safetensors"
     save_file(state | {"head.weight": torch.ones(1)}, file)
-    spec: dict = {"name": "module", "class_path": "users_encoders.Backbone", "image_size": 16}
+    spec: dict = {"name": "module", "module": "users_encoders.Backbone", "image_size": 16}
     spec |= {"weights": str(file), "weights_prefix": "backbone."}
     encoder = load_vision(spec)
     pooled, tokens, grid = features(encoder, pictures())
     assert (pooled.shape, tokens.shape, grid) == ((3, 5), (3, 16, 5), (4, 4))
     torch.testing.assert_close(tokens.mean(1), pooled)
-    largest = features(load_vision(spec | {"init_args": {"pair": True}}), pictures())
+    largest = features(load_vision(spec | {"arguments": {"pair": True}}), pictures())
     torch.testing.assert_close(largest.pooled, largest.tokens.amax(1))
     torch.save({"state_dict": state}, tmp_path / "w.pt")
     same = load_vision(spec | {"weights": str(tmp_path / "w.pt")})
@@ -334,14 +335,14 @@ def test_a_users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for change, message in (
         ({"weights_prefix": ""}, r"head\.weight"),
         ({"weights_prefix": "net."}, "'net.'"),
-        ({"init_args": {"width": 6}}, "size mismatch"),
+        ({"arguments": {"width": 6}}, "size mismatch"),
     ):
         with pytest.raises(DataError, match=message):
             load_vision(spec | change)
     for change, message in (
-        ({"class_path": "users_encoders.Absent"}, "cannot import class_path"),
-        ({"class_path": "users_encoders.pictures"}, "no torch.nn.Module"),
-        ({"init_args": {"depth": 1}}, "depth"),
+        ({"module": "users_encoders.Absent"}, "cannot import module"),
+        ({"module": "users_encoders.pictures"}, "no torch.nn.Module"),
+        ({"arguments": {"depth": 1}}, "depth"),
         ({"image_size": None}, "image_size"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -367,3 +368,74 @@ def test_timm_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match=r"pip install 'sagittal-core\[timm\]'"):
         load_vision({"name": "timm", "model": "resnet18"})
+
+
+class TimmMap(nn.Module):
+    """As timm's convolutional networks behave: no img_size, a feature map, a pooled head."""
+
+    pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.1, 0.2, 0.3), "std": (1.0, 2.0, 3.0)}
+    pretrained_cfg |= {"interpolation": "bilinear", "classifier": "fc"}
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 8, 8)
+        self.fc = nn.Linear(4, num_classes) if num_classes else nn.Identity()
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool) -> torch.Tensor:
+        return x.mean((2, 3)) if pre_logits else self.fc(x.mean((2, 3)))
+
+
+class TimmTokens(TimmMap):
+    """As timm's vision transformers behave: prefix tokens before the patches."""
+
+    num_prefix_tokens = 2
+
+    def __init__(self, num_classes: int, img_size: int = 32) -> None:
+        super().__init__(num_classes)
+        self.patch_embed = types.SimpleNamespace(
+            dynamic_feat_size=lambda size: (size[0] // 8, size[1] // 8)
+        )
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        patches = self.conv(x).flatten(2).transpose(1, 2)
+        return torch.cat([patches.mean(1, keepdim=True), patches[:, :1], patches], 1)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool) -> torch.Tensor:
+        return x[:, 0]
+
+
+def test_timm_through_its_interface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm itself needs torchvision, which the tests do without: a double of what is called."""
+    known = {"map": TimmMap, "tokens": TimmTokens}
+
+    def create_model(name: str, pretrained: bool, num_classes: int, **options: int) -> nn.Module:
+        assert not pretrained
+        if name not in known:
+            raise RuntimeError("Unknown model")
+        return known[name](num_classes, **options)
+
+    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
+    for name, cls in known.items():
+        torch.save(cls(7).state_dict(), tmp_path / "w.pt")
+        spec: dict = {"name": "timm", "model": name, "weights": str(tmp_path / "w.pt")}
+        encoder = load_vision(spec)
+        pooled, tokens, grid = features(encoder, pictures())
+        assert (pooled.shape, tokens.shape, grid) == ((3, 4), (3, 16, 4), (4, 4))
+        torch.testing.assert_close(tokens.mean(1), pooled)
+        assert encoder.preprocessing.mean == (0.1, 0.2, 0.3)
+        assert features(load_vision(spec | {"image_size": 48}), pictures()).grid == (6, 6)
+        assert load_vision(spec, twin_seed=0).identity["weights"] != encoder.identity["weights"]
+        for change, message in (
+            ({"image_size": 52}, "no multiple of the grid"),
+            ({"model": "nothing"}, "Unknown model"),
+            ({"model": None}, "set model"),
+            ({"weights": None}, "set weights"),
+        ):
+            with pytest.raises(ConfigError, match=message):
+                load_vision(spec | change)
+    torch.save({"conv.weight": torch.ones(1)}, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=r"conv\.bias"):
+        load_vision(spec)

@@ -152,6 +152,14 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
             write_nifti(tmp_path / "a.nii", bad, np.eye(4))
 
 
+def test_a_file_says_when_its_orientation_is_unknown(tmp_path: Path) -> None:
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    write_nifti(tmp_path / "a.nii", np.zeros((2, 2, 2), np.float32), affine, oriented=False)
+    volume = read_nifti(tmp_path / "a.nii")
+    assert volume.notes == ("orientation unknown: stored axes taken as right, anterior, superior",)
+    assert volume.spacing == pytest.approx((2, 3, 4))
+
+
 def test_a_sheared_affine_tells_its_skew() -> None:
     affine = np.eye(4)
     affine[:3, 2] = [0, np.sin(np.radians(12)), np.cos(np.radians(12))]

@@ -181,7 +181,9 @@ def test_again_other_settings_and_damage(
     index = SliceFolder(tmp_path / "out").index()
     assert index["scan"].nunique() == 4
     before = (tmp_path / "out" / index["image"][0]).stat().st_mtime_ns
+    identity = SliceFolder(tmp_path / "out").description["identity"]
     assert slice_(settings, tmp_path) == 0
+    assert SliceFolder(tmp_path / "out").description["identity"] == identity
     assert "4 are there, 1 to do" in capsys.readouterr().out
     assert (tmp_path / "out" / index["image"][0]).stat().st_mtime_ns == before
     # The damaged file is replaced, and the masks of another scan: both are cut, the rest stays.
@@ -191,6 +193,8 @@ def test_again_other_settings_and_damage(
     assert slice_(settings, tmp_path) == 0
     assert "3 are there, 2 to do" in capsys.readouterr().out
     again = SliceFolder(tmp_path / "out").index()
+    changed = SliceFolder(tmp_path / "out").description["identity"]
+    assert {key for key in identity if identity[key] != changed[key]} == {"files"}
     assert again["scan"].nunique() == 5
     assert again[again["scan"] == "ct-s0003"]["organs"].iloc[3] == ["liver"]  # the later one wins
     assert slice_(settings | {"size": 32}, tmp_path) == 2
@@ -208,6 +212,7 @@ def test_nothing_usable_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "at least one that can be used" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_equals_undisturbed(tmp_path: Path) -> None:
     """SIGKILL to the parent while its workers write; the same command at once goes on."""
     settings = total_config(tmp_path, cases=8, size=256, workers=2)

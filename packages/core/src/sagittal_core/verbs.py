@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +23,7 @@ def run(prog: str, verb: str, target: str, args: list[str]) -> int:
     """Parse ``args`` by the function's signature and call it.
 
     Required parameters are positional, the others options; ``-c file.yaml`` may give any of them.
+    A first one that is a list takes all words before the first option.
 
     Args:
         prog: Name of the program, for messages.
@@ -47,9 +50,20 @@ def run(prog: str, verb: str, target: str, args: list[str]) -> int:
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of these")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
     try:
-        values = parser.parse_args(args)
+        values = parser.parse_args(_gathered(function, args))
     except ArgumentError as error:
         raise ConfigError(f"{prog} {verb}: {error}") from None
     values.pop("config", None)
     result = function(**parser.instantiate_classes(values).as_dict())
     return result if isinstance(result, int) else 0
+
+
+def _gathered(function: Callable[..., Any], args: list[str]) -> list[str]:
+    """The words that a leading list takes as one JSON list, which is what jsonargparse reads."""
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    options = (n for n, word in enumerate(args) if word.startswith("-"))
+    count = next(options, len(args))
+    listed = first is not None and str(first.annotation).startswith("list[")
+    if not listed or not count or args[0].startswith("["):
+        return args
+    return [json.dumps(args[:count]), *args[count:]]

@@ -15,6 +15,8 @@ def run(args: list[str] | None = None) -> int:
         "export": "sagittal_genai.export:export",
         "search": "sagittal_genai.search:search",
         "slice": "sagittal_genai.slicing:slice_scans",
+        "embed": "sagittal_genai.embed:embed",
+        "import-embeddings": "sagittal_genai.import_embeddings:import_embeddings",
     }
     return run_cli(args, prog="sagittal-genai", verbs=verbs, register="sagittal_genai.registry")
 

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import multiprocessing
 import os
 import threading
@@ -180,7 +182,8 @@ def _finish(
         "refused": len(refused),
         "masks_empty": empty,
     }
-    writer.describe(**counts)
+    prints = json.dumps([[name, a["fingerprint"]] for name, a in zip(done, accounts, strict=True)])
+    writer.describe(hashlib.sha256(prints.encode()).hexdigest()[:16], **counts)
     write_overview(writer.folder, accounts, len(refused), config, seed)
     print(
         f"{len(index)} slices of {len(done)} scans, {len(refused)} refused:"

@@ -162,7 +162,7 @@ def _read_configs(transformers: Any, weights: str) -> tuple[Any, Preprocessing]:
             key="model_type",
             expected=f"one of {', '.join(FAMILIES)}",
             found=repr(kind),
-            hint="load another architecture as name: module, with a class_path of yours",
+            hint="load another architecture as name: module, with a class of yours",
         )
     config = transformers.AutoConfig.for_model(**found["config.json"])
     name = "preprocessor_config.json"

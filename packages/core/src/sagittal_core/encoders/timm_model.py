@@ -40,8 +40,7 @@ def load_timm(spec: VisionSpec, twin_seed: int | None) -> VisionEncoder:
         raise ConfigError("encoder timm: set model, a name that timm.list_models() has")
     if twin_seed is None and not spec.weights:
         raise ConfigError("encoder timm: set weights; only a random twin goes without")
-    options: dict[str, Any] = {"img_size": spec.image_size} if spec.image_size else {}
-    network = drawn(lambda: _create(timm, spec.model or "", options), twin_seed or 0)
+    network = drawn(lambda: _create(timm, spec.model or "", spec.image_size), twin_seed or 0)
     if twin_seed is None:
         assert spec.weights
         # The classifier is not built; a file may hold its tensors all the same.
@@ -63,22 +62,34 @@ def load_timm(spec: VisionSpec, twin_seed: int | None) -> VisionEncoder:
     )
     network.eval()
     with torch.no_grad():
-        dim = _read(network, torch.zeros(1, 3, *preprocessing.size)).pooled.shape[1]
+        tried = _read(network, torch.zeros(1, 3, *preprocessing.size))
+    if any(side % count for side, count in zip(preprocessing.size, tried.grid, strict=True)):
+        raise ConfigError(
+            f"encoder timm: image size {preprocessing.size} is no multiple of the grid {tried.grid}"
+        )
     return VisionEncoder(
         network,
         _read,
         preprocessing=preprocessing,
-        dim=dim,
+        dim=tried.pooled.shape[1],
         name=f"timm {spec.model}",
         dtype=spec.dtype,
         twin_seed=twin_seed,
     )
 
 
-def _create(timm: Any, model: str, options: dict[str, Any]) -> nn.Module:
+def _create(timm: Any, model: str, image_size: int | None) -> nn.Module:
+    """The network without its classifier; convolutional ones take any size and no ``img_size``."""
+    options = {"pretrained": False, "num_classes": 0}
     try:
-        network: nn.Module = timm.create_model(model, pretrained=False, num_classes=0, **options)
-    except (RuntimeError, TypeError) as error:
+        if image_size:
+            try:
+                network: nn.Module = timm.create_model(model, img_size=image_size, **options)
+                return network
+            except TypeError:
+                pass
+        network = timm.create_model(model, **options)
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"encoder timm: {model}: {error}") from None
     return network
 

@@ -1,9 +1,9 @@
 """Any network of yours as an encoder: BiomedParse's backbone, a MONAI encoder, a model of yours.
 
-The interface is one method. The class at ``class_path`` is an ``nn.Module`` whose ``forward`` takes
-(N, 3, S, S) float32, normalised, and returns a feature map (N, D, h, w), or a pair of that map and
-a pooled row (N, D). Without the pair, the pooled row is the mean over the map's places, as SAIL
-pools BiomedParse's last backbone stage. For BiomedParse, write beside your environment for it::
+The interface is one method. The class named by ``module`` is an ``nn.Module`` whose ``forward``
+takes (N, 3, S, S) float32, normalised, and returns a feature map (N, D, h, w), or a pair of that
+map and a pooled row (N, D). Without the pair, the pooled row is the mean over the map's places, as
+SAIL pools BiomedParse's last backbone stage. For BiomedParse, in a module of yours::
 
     class Backbone(torch.nn.Module):                # my_encoders.py
         def __init__(self) -> None:
@@ -16,7 +16,7 @@ and in the YAML::
 
     encoder:
       name: module
-      class_path: my_encoders.Backbone
+      module: my_encoders.Backbone
       weights: /models/biomedparse_v1.pt
       weights_prefix: "backbone."                   # names in the file: backbone.focal....
       image_size: 1024
@@ -52,11 +52,11 @@ def load_user_module(spec: VisionSpec, twin_seed: int | None) -> VisionEncoder:
         ConfigError: If the class cannot be built, or returns no feature map.
         DataError: If the weights do not fit.
     """
-    if not spec.class_path or not spec.image_size:
-        raise ConfigError("encoder module: set class_path and image_size")
+    if not spec.module or not spec.image_size:
+        raise ConfigError("encoder module: set module and image_size")
     if twin_seed is None and not spec.weights:
         raise ConfigError("encoder module: set weights; only a random twin goes without")
-    network = drawn(_builder(spec.class_path, spec.init_args or {}), twin_seed or 0)
+    network = drawn(_builder(spec.module, spec.arguments or {}), twin_seed or 0)
     if twin_seed is None:
         assert spec.weights
         load_strictly(network, read_state(spec.weights, spec.weights_prefix), spec.weights)
@@ -71,7 +71,7 @@ def load_user_module(spec: VisionSpec, twin_seed: int | None) -> VisionEncoder:
         _read,
         preprocessing=preprocessing,
         dim=_width(network, spec),
-        name=f"module {spec.class_path}",
+        name=f"module {spec.module}",
         dtype=spec.dtype,
         twin_seed=twin_seed,
     )
@@ -82,7 +82,7 @@ def _builder(class_path: str, arguments: dict[str, Any]) -> Callable[[], nn.Modu
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"encoder: cannot import class_path {class_path!r}: {error}") from None
+        raise ConfigError(f"encoder: cannot import module {class_path!r}: {error}") from None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise ConfigError(f"encoder: {class_path} is no torch.nn.Module class")
 

@@ -9,7 +9,7 @@
                             CLIP, ViT, ...): see :mod:`sagittal_core.encoders.huggingface`
 ``timm``                    a model of timm by name, with weights from a file: see
                             :mod:`sagittal_core.encoders.timm_model`
-``module``                  any ``nn.Module`` that returns a feature map, by ``class_path``: see
+``module``                  any ``nn.Module`` that returns a feature map, by its class: see
                             :mod:`sagittal_core.encoders.user_module`
 ==========================  ======================================================================
 
@@ -56,8 +56,8 @@ class VisionSpec:
         name: efficientnet_lite0, transformers, timm or module.
         weights: Folder, file or hub id; efficientnet_lite0 has the sample data as its default.
         model: The model's name in timm.
-        class_path: Class of a user's module.
-        init_args: Its arguments.
+        module: Class of a user's module, such as my_encoders.Backbone.
+        arguments: Its arguments.
         weights_prefix: Only tensors whose names begin with this are loaded into the module, without
             it ("backbone.").
         image_size: Side of the network's square input, to which the whole image is resized; None:
@@ -70,8 +70,8 @@ class VisionSpec:
     name: str = "efficientnet_lite0"
     weights: str | None = None
     model: str | None = None
-    class_path: str | None = None
-    init_args: dict[str, Any] | None = None
+    module: str | None = None
+    arguments: dict[str, Any] | None = None
     weights_prefix: str = ""
     image_size: int | None = None
     mean: list[float] | None = None
@@ -229,5 +229,5 @@ _LOADERS: dict[str, tuple[_Loader, set[str]]] = {
     "efficientnet_lite0": (_efficientnet, set()),
     "transformers": (_transformers, set()),
     "timm": (_timm, {"model"}),
-    "module": (_module, {"class_path", "init_args", "weights_prefix", "mean", "std"}),
+    "module": (_module, {"module", "arguments", "weights_prefix", "mean", "std"}),
 }

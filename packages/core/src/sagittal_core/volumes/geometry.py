@@ -57,12 +57,16 @@ def stack_affine(
 def closest_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool, ...]]:
     """Voxel axes nearest to right, anterior and superior, and which of them run the other way.
 
-    The assignment is the permutation with the largest sum of absolute cosines, so that it is one to
-    one for oblique scans as well.
+    The largest cosine is settled first, then the largest among the axes that are left, as nibabel
+    does: the assignment is one to one for oblique scans as well, and agrees with other programs.
     """
     cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    orders = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-    best = max(orders, key=lambda o: round(sum(abs(cosines[i, o[i]]) for i in range(3)), 9))
+    left, order = np.abs(cosines), [0, 0, 0]
+    for _ in range(3):
+        patient, voxel = np.unravel_index(int(left.argmax()), left.shape)
+        order[int(patient)] = int(voxel)
+        left[patient, :] = left[:, voxel] = -1.0
+    best = (order[0], order[1], order[2])
     return best, tuple(bool(cosines[i, best[i]] < 0) for i in range(3))
 
 

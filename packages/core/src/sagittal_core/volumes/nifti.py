@@ -66,13 +66,16 @@ def read_nifti(
     return Volume(_finite(file, values, fill_nan), affine, modality, {}, notes)
 
 
-def write_nifti(path: str | Path, array: NDArray[Any], affine: NDArray[np.float64]) -> None:
+def write_nifti(
+    path: str | Path, array: NDArray[Any], affine: NDArray[np.float64], *, oriented: bool = True
+) -> None:
     """Write a volume, in one step; an existing file is replaced.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
         array: ``(x, y, z)`` uint8, int16, uint16, int32 or float32; stored as it is.
         affine: ``(4, 4)`` to RAS+ mm; written as scanner coordinates.
+        oriented: False if only the voxel sizes in it are known: the file then says so (codes 0).
 
     Raises:
         DataError: for another suffix, shape or dtype, or values that are not finite.
@@ -89,9 +92,9 @@ def write_nifti(path: str | Path, array: NDArray[Any], affine: NDArray[np.float6
             found=f"{array.dtype} {array.shape}",
         )
     image = nibabel.Nifti1Image(array, affine)
-    image.set_sform(affine, code=1)
-    # A sheared affine has no quaternion: sform alone holds it then.
-    image.set_qform(affine, code=1, strip_shears=True)
+    image.set_sform(affine, code=int(oriented))
+    # A quaternion cannot hold shears; readers prefer the sform.
+    image.set_qform(affine, code=int(oriented), strip_shears=True)
     image.header.set_xyzt_units("mm")
     file.parent.mkdir(parents=True, exist_ok=True)
     # The name comes last: nibabel decides by the suffix whether to compress.

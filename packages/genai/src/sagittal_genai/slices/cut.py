@@ -105,7 +105,7 @@ def _volume(job: Job, scan: Scan, source: VolumeInput) -> tuple[list[Row], Accou
     if scan.modality == "CT":
         window, wanted = settings.ct.window(scan), settings.ct.planes
     else:
-        values = _corrected(values, source) if settings.mr.n4 else values
+        values = _corrected(values, source, settings.mr.n4_shrink) if settings.mr.n4 else values
         window = percentile_window(values, settings.mr.percentiles, source.path, positive=True)
         wanted = settings.mr.planes
     numbers = {name: number for number, name in job.writer.classes.items()}
@@ -130,9 +130,9 @@ def _volume(job: Job, scan: Scan, source: VolumeInput) -> tuple[list[Row], Accou
     return rows, Account(scan.fingerprint, dropped, resampled, empty, tuple(notes))
 
 
-def _corrected(values: NDArray[Any], source: VolumeInput) -> NDArray[np.float32]:
+def _corrected(values: NDArray[Any], source: VolumeInput, shrink: int) -> NDArray[np.float32]:
     try:
-        return n4_corrected(values)
+        return n4_corrected(values, shrink)
     except (ValueError, RuntimeError) as error:  # SimpleITK raises RuntimeError
         raise DataError(
             source.path,

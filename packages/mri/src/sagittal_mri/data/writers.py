@@ -8,24 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
-import nibabel
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sagittal_core import volumes
 from sagittal_core.errors import DataError
 from sagittal_mri.data.header import Space, build_header
 from sagittal_mri.data.record import KspaceRecord
-
-_UNKNOWN, _SCANNER = 0, 1  # NIfTI's codes for the meaning of an affine
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` that becomes ``path`` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The name comes last: nibabel decides by the suffix whether to compress.
     temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
     try:
         yield temporary
@@ -112,12 +109,7 @@ def write_nifti(
     known = affine is not None
     matrix = np.asarray(affine, float) if known else np.diag([*(voxel_size_mm or (1, 1, 1)), 1.0])
     values = images.permute(1, 2, 0).to(torch.float32).numpy()
-    nifti = nibabel.Nifti1Image(values, matrix)
-    nifti.set_qform(matrix, code=_SCANNER if known else _UNKNOWN)
-    nifti.set_sform(matrix, code=_SCANNER if known else _UNKNOWN)
-    nifti.header.set_xyzt_units("mm")
-    with _replacing(path) as temporary:
-        nibabel.save(nifti, temporary)
+    volumes.write_nifti(path, values, matrix, oriented=known)
 
 
 def write_kspace_h5(path: str | Path, record: KspaceRecord) -> None:
