@@ -17,7 +17,8 @@ from sagittal_genai.evaluation.summary import Evaluated
 CAPTIONS = {
     "differences": "Paired over the same subjects; 95 % bootstrap intervals.",
     "recovery": "AUROC on test rows, mean over the targets kept; the N features rank first in the"
-    " probe on all, and are refitted. Recovery as published divides by the dense AUROC; above"
+    " probe on all, and are refitted. Recovery as published divides by the dense AUROC, and is"
+    " high wherever both are near 0.5, as on random features; above"
     " chance, 0.5 is subtracted from both; not defined where the dense probes are at chance.",
     "targets": "AUROC on test rows.",
     "features": "On test rows.",
