@@ -139,6 +139,13 @@ def _notes(
                     f" {found['unit']} in {place}, where fewer than ten have concepts; rows of one"
                     " resemble each other, so M is too high."
                 )
+        l0 = one.runs[0]["features"]["mean l0"]
+        if l0["test"] > 1.5 * l0["train"]:
+            notes.append(
+                f"{one.label}: {l0['train']:.1f} features are active in a row of train and"
+                f" {l0['test']:.1f} in one of test: the autoencoder knows its training rows by"
+                " heart; fewer features, or more rows, would generalise better."
+            )
         active = one.runs[0]["fidelity"]["l0"]
         if active < 1:
             notes.append(

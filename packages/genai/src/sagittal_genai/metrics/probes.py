@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import sklearn
@@ -28,7 +28,7 @@ DENSE_STRENGTHS = (0.0001, 0.001, 0.03, 1.0)
 REFIT_ROWS = 5000
 
 Solver = Literal["l2", "sail"]
-Matrix = NDArray | csr_matrix
+Matrix: TypeAlias = NDArray | csr_matrix
 
 
 class Probe(NamedTuple):
