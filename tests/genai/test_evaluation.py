@@ -11,11 +11,13 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 from sagittal_core import verbs
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.store import EmbeddingStore, ShardWriter
 from sagittal_genai.evaluation import summary
+from sagittal_genai.evaluation.measure import measure_features
 from sagittal_genai.evaluation.rows import Limits, Rows, read_rows, usable_targets
 from sagittal_genai.evaluation.summary import Evaluated, Score
 
@@ -185,3 +187,16 @@ def test_a_resample_without_a_class_leaves_its_target_out() -> None:
     np.testing.assert_allclose(found.draws, [0.65, 0.6, nan])
     assert Score(0.7, np.empty(0)).text() == "0.700"
     assert Score(nan, np.empty(0)).text() == "not defined"
+
+
+def test_features_learned_by_heart_are_pointed_out(tmp_path: Path) -> None:
+    rows = read(tmp_path / "s")
+    codes = np.zeros((30, 8), dtype=np.float32)
+    codes[rows.mask("train"), 0] = 1
+    codes[rows.mask("test"), :3] = 1
+    codes[rows.mask("val"), 7] = 1
+    found = measure_features(rows, csr_matrix(codes), correlation=False)
+    assert found["mean l0"] == {"train": 1, "test": 3}
+    assert (found["alive"], found["alive on any row"], found["in every row"]) == (3, 4, 3)
+    assert found["density"]["50 %"] == 1
+    assert sum(found["histogram"]) == 3

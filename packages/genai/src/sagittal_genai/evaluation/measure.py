@@ -198,6 +198,10 @@ def measure_features(rows: Rows, codes: csr_matrix, correlation: bool) -> dict[s
         "histogram": np.histogram(np.log10(alive), edges)[0].tolist() if len(alive) else [],
         "edges": rounded(edges),
         "l0": quantiles(active_per_row(tested)),
+        "mean l0": {
+            name: float(active_per_row(codes[np.flatnonzero(rows.mask(name))]).mean())
+            for name in ("train", "test")
+        },
         "correlation": mean_correlation(tested) if correlation else None,
     }
 

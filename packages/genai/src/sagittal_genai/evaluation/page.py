@@ -17,7 +17,8 @@ from sagittal_genai.evaluation.summary import Evaluated
 CAPTIONS = {
     "differences": "Paired over the same subjects; 95 % bootstrap intervals.",
     "recovery": "AUROC on test rows, mean over the targets kept; the N features rank first in the"
-    " probe on all, and are refitted. Recovery as published divides by the dense AUROC; above"
+    " probe on all, and are refitted. Recovery as published divides by the dense AUROC, and is"
+    " high wherever both are near 0.5, as on random features; above"
     " chance, 0.5 is subtracted from both; not defined where the dense probes are at chance.",
     "targets": "AUROC on test rows.",
     "features": "On test rows.",
@@ -138,6 +139,13 @@ def _notes(
                     f" {found['unit']} in {place}, where fewer than ten have concepts; rows of one"
                     " resemble each other, so M is too high."
                 )
+        l0 = one.runs[0]["features"]["mean l0"]
+        if l0["test"] > 1.5 * l0["train"]:
+            notes.append(
+                f"{one.label}: {l0['train']:.1f} features are active in a row of train and"
+                f" {l0['test']:.1f} in one of test: the autoencoder knows its training rows by"
+                " heart; fewer features, or more rows, would generalise better."
+            )
         active = one.runs[0]["fidelity"]["l0"]
         if active < 1:
             notes.append(

@@ -127,8 +127,10 @@ def read_rows(
         values |= {name: (truth == 1).astype(np.uint8) for name, truth in found.items()}
         # Of two values one, since the other is its mirror image.
         targets |= found if len(found) > 2 else dict([*found.items()][1:])
-    texts = [part[name].astype(str).to_numpy() for name in ("split", "subject", "scan")]
-    rows = Rows(numbers, *texts, names, sets, labelled, targets, values, available)
+    split, subject, scan = (
+        part[name].astype(str).to_numpy() for name in ("split", "subject", "scan")
+    )
+    rows = Rows(numbers, split, subject, scan, names, sets, labelled, targets, values, available)
     rows.identity = _identity(rows)
     return rows
 

@@ -275,7 +275,7 @@ def monosemanticity_table(evaluated: Sequence[Evaluated]) -> Table:
         body.append(
             [
                 _named(one, number),
-                m.text(),
+                "not defined" if m is None else m.text(),
                 f"{found['published']:.3f}",
                 f"{np.median(values):.3f}" if values else "",
                 str(found["judged"]),
