@@ -95,6 +95,8 @@ class Findings:
         """The text of the gallery."""
         named = sum(1 for f in self.features if self.named[f.number]["name"])
         facts = [("features explained", str(len(self.features))), ("with a name", str(named))]
+        lucky, dealt = self.by_chance
+        facts.append(("the rule names of shuffled codes", f"{lucky} of {dealt}"))
         counted = self.tally()
         for label, share, chance, n in counted.rows() if counted and counted.ranks else ():
             facts.append((f"judge, {label} (chance {chance}, n = {n})", share))
