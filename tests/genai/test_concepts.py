@@ -207,6 +207,10 @@ def test_wilson_by_hand() -> None:
         ("Sure, here's the concept:\nleft kidney", "left kidney"),
         ("The shared concept is the left kidney.", "left kidney"),
         ("The concept shared by these images is left kidney", "left kidney"),
+        (
+            'The one concept that they share and other medical images do not is "no finding."',
+            "no finding",
+        ),
         ("1. Left kidney\n2. Right kidney", "Left kidney"),
         ("- Left kidney", "Left kidney"),
         ("These images show axial slices of the liver", "axial slices of the liver"),
