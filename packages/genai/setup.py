@@ -10,5 +10,7 @@ setup(
         f"sagittal-core[encoders,llm,store,volumes] @ {core.as_uri()}"
         if local
         else "sagittal-core[encoders,llm,store,volumes]>=0.1,<0.2",
+        "scikit-learn>=1.4",
+        "scipy>=1.12",
     ]
 )

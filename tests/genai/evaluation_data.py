@@ -55,9 +55,18 @@ def index(tokens: bool = False) -> tuple[pandas.DataFrame, np.ndarray]:
     return frame, sets
 
 
-def write_store(folder: Path, meaning: bool, tokens: bool = False) -> Path:
-    """Rows made of their concepts' directions, or (``meaning`` False) of random ones."""
+def write_store(
+    folder: Path, meaning: bool, tokens: bool = False, one_subject: bool = False
+) -> Path:
+    """Rows made of their concepts' directions, or (``meaning`` False) of random ones.
+
+    With ``one_subject`` all rows of test are of one subject with three scans.
+    """
     frame, sets = index(tokens)
+    if one_subject:
+        test = frame["split"] == "test"
+        frame.loc[test, "subject"] = "patient-only"
+        frame.loc[test, "scan"] = [f"scan-only-{number % 3}" for number in range(int(test.sum()))]
     generator = torch.Generator().manual_seed(5)
     chosen = torch.from_numpy(sets).float()
     if not meaning:

@@ -191,6 +191,11 @@ def test_monosemanticity_by_hand() -> None:
     p = np.array([2, 1, 1]) / 4  # scans 0 1 2 3
     assert found.specificity[1] == pytest.approx(1 + (p * np.log(p)).sum() / np.log(3))
     assert found.coherence[1] == pytest.approx(max(0, 1 / 6 - found.null))
+    again = mono.m_of(
+        csr_matrix(codes), np.array([1, 4]), sets, np.arange(12), found.null, count=4, least=2
+    )
+    assert again[0] == pytest.approx(found.values[1])
+    assert np.isnan(again[1])
 
 
 def test_halves_of_the_subjects_spread_around_m() -> None:
@@ -221,7 +226,10 @@ def test_fingerprints_by_hand() -> None:
 def test_retrieval_takes_one_row_of_a_scan_and_none_of_the_same_subject() -> None:
     similarity = np.array([1.0, 0.9, 0.8, 0.7, 0.6, 0.6])
     subjects, scans = np.array([0, 0, 1, 1, 1, 2]), np.array([0, 1, 2, 2, 3, 4])
-    assert nearest(similarity, subjects, scans, 0, 3).tolist() == [2, 4, 5]
+    lots = np.array([0, 1, 2, 3, 5, 4])
+    assert nearest(similarity, subjects, scans, 0, np.arange(6), 3).tolist() == [2, 4, 5]
+    assert nearest(similarity, subjects, scans, 0, lots, 3).tolist() == [2, 5, 4]
+    assert nearest(similarity, subjects, scans, 5, lots, 1).tolist() == [0]
     assert concept_agreement(SETS, 0, np.array([1, 2])) == pytest.approx(0.25)
     assert math.isnan(concept_agreement(SETS, 3, np.array([0])))
     rows = np.array([[1.0, 0], [0.6, 0.8], [0, 1]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 
 import lightning
 import torch
@@ -53,7 +54,7 @@ def load_model(run: Path, register: str) -> lightning.LightningModule:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
         model.load_state_dict(state)
-    except (OSError, RuntimeError, KeyError, EOFError) as error:
+    except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as error:
         raise DataError(
             checkpoint, key="state_dict", expected="weights of this run's model", found=str(error)
         ) from error

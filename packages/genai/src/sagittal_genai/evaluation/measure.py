@@ -23,7 +23,7 @@ from sagittal_genai.metrics.features import (
     quantiles,
 )
 from sagittal_genai.metrics.fidelity import Fidelity
-from sagittal_genai.metrics.monosemanticity import monosemanticity, resampled_m
+from sagittal_genai.metrics.monosemanticity import m_of, monosemanticity, resampled_m
 from sagittal_genai.metrics.probes import (
     DENSE_STRENGTHS,
     FEATURE_COUNTS,
@@ -227,20 +227,18 @@ def measure_monosemanticity(
     places, groups, unit, judged = per_split["test"]
     order = np.argsort(-chosen_by.values, kind="stable")[:TOP_FEATURES]
     chosen = chosen_by.features[order]
-    on_test = dict(zip(judged.features.tolist(), judged.values.tolist(), strict=True))
-    # Every feature counts, also one with too few rows in test: it did not hold up.
-    values = [on_test.get(int(feature), 0.0) for feature in chosen]
+    values = m_of(codes[places], chosen, sets[places], groups, judged.null)
     subject = sampled.unit[np.searchsorted(np.flatnonzero(rows.mask("test")), places)]
     halves = resampled_m(
         codes[places], chosen, sets[places], groups, sampled.halves[:, subject], judged.null
     )
-    m = float(np.mean(values)) if values else 0.0
+    # Every feature counts, also one that is hardly active in test: it did not hold up.
+    m = float(np.nan_to_num(values).mean()) if len(values) else np.nan
     # A half has fewer rows to choose from: its spread is what is wanted, around the figure itself.
     draws = m + halves - halves.mean() if len(halves) else halves
     best = np.sort(judged.values)[::-1]
-    return {
-        "m": m,
-        "draws": rounded(draws),
+    found: dict[str, Any] = {"m": m, "draws": rounded(draws)} if len(values) else {}
+    return found | {
         "published": float(best[:TOP_FEATURES].mean()) if len(best) else 0.0,
         "values": rounded(best),
         "coherence": float(judged.coherence.mean()) if len(best) else 0.0,
@@ -252,7 +250,7 @@ def measure_monosemanticity(
         "per unit": {"val": chosen_by.per_group, "test": judged.per_group},
         "left out": judged.counts,
         "judged": len(best),
-        "gone in test": sum(int(f) not in on_test for f in chosen),
+        "gone in test": int(np.isnan(values).sum()),
     }
 
 
@@ -298,7 +296,7 @@ def measure_retrieval(
     dense = x[places] / np.maximum(np.linalg.norm(x[places], axis=1, keepdims=True), 1e-12)
     ways: dict[str, Callable[[int], NDArray]] = {
         "dense": lambda query: dense @ dense[query],
-        "random": lambda query: rng.random(len(places)),
+        "random": lambda query: np.zeros(len(places)),
     }
     if codes is not None:
         prints = Fingerprints(codes[places])
@@ -308,8 +306,10 @@ def measure_retrieval(
     found: dict[str, Any] = {"queries": len(asked), "rows": len(places)}
     scores = {way: np.full((2, len(places)), np.nan) for way in ways}
     for query in track(asked.tolist(), "retrieval"):
+        draw = np.random.default_rng(counter_seed(seed, "lots of a query", query))
+        lots = draw.permutation(len(places))
         for way, similarity in ways.items():
-            hits = nearest(similarity(query), subject, scan, query)
+            hits = nearest(similarity(query), subject, scan, query, lots)
             scores[way][0, query] = cosines(dense, query, hits)
             if labelled[query]:
                 known = hits[labelled[hits]]

@@ -17,8 +17,9 @@ from sagittal_genai.evaluation.summary import Evaluated
 CAPTIONS = {
     "differences": "Paired over the same subjects; 95 % bootstrap intervals.",
     "recovery": "AUROC on test rows, mean over the targets kept; the N features rank first in the"
-    " probe on all, and are refitted. Recovery as published divides by the dense AUROC; above"
-    " chance, 0.5 is subtracted from both.",
+    " probe on all, and are refitted. Recovery as published divides by the dense AUROC, and is"
+    " high wherever both are near 0.5, as on random features; above"
+    " chance, 0.5 is subtracted from both; not defined where the dense probes are at chance.",
     "targets": "AUROC on test rows.",
     "features": "On test rows.",
     "monosemanticity": "The ten features with the largest M on val, judged on test; as published,"
@@ -138,10 +139,16 @@ def _notes(
                     f" {found['unit']} in {place}, where fewer than ten have concepts; rows of one"
                     " resemble each other, so M is too high."
                 )
+        active = one.runs[0]["fidelity"]["l0"]
+        if active < 1:
+            notes.append(
+                f"{one.label}: {active:.2f} features are active in a row on average. Was the"
+                " autoencoder trained on rows of another kind, patches instead of whole images?"
+            )
         if found.get("gone in test"):
             notes.append(
                 f"{one.label}: {found['gone in test']} of the ten features chosen on val have"
-                " fewer than ten rows in test and count as M = 0."
+                " fewer than five rows in test and count as M = 0."
             )
         if found.get("left out"):
             reasons = ", ".join(f"{count} {why}" for why, count in found["left out"].items())

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
@@ -146,7 +147,8 @@ class Study:
 
     def _codes(self, name: str, network: SparseAutoencoder, weights: str) -> CodeStore:
         def show(done: int, shards: int) -> None:
-            print(f"\r{name}: codes of {done} of {shards} shards", end="", flush=True)
+            if sys.stdout.isatty():
+                print(f"\r{name}: codes of {done} of {shards} shards", end="", flush=True)
 
         codes = write_codes(
             network,
@@ -155,7 +157,7 @@ class Study:
             device=self.settings.device,
             progress=show,
         )
-        print(flush=True)
+        print(f"\r{name}: codes of {len(codes)} rows in {len(codes.sizes)} shards", flush=True)
         return codes
 
     def _dense_probes(self) -> dict[str, Any]:

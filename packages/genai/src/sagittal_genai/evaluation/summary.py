@@ -13,6 +13,8 @@ from sagittal_core.results import Table
 from sagittal_genai.metrics.probes import FEATURE_COUNTS, recovery, recovery_above_chance
 from sagittal_genai.metrics.resampling import interval
 
+NOT_BOTH = "not defined for both"
+
 
 @dataclass
 class Evaluated:
@@ -47,7 +49,7 @@ class Score:
     def text(self, digits: int = 3) -> str:
         """``0.812 [0.790, 0.834]``, or the number alone."""
         if not np.isfinite(self.value):
-            return "dense at chance"
+            return "not defined"
         ends = interval(self.draws)
         shown = f"{self.value:.{digits}f}"
         return shown if ends is None else f"{shown} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
@@ -78,6 +80,11 @@ def mean_auc(probes: Sequence[Mapping[str, Any]]) -> Score:
     return Score(value, np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan))
 
 
+def probe_keys() -> list[str]:
+    """``"all"`` features, then numbers of them as text."""
+    return ["all", *map(str, FEATURE_COUNTS)]
+
+
 def probe_scores(one: Evaluated, run: Mapping[str, Any], kept: Sequence[str]) -> dict[str, Score]:
     """Mean AUROC of dense, all and N features, by ``"dense"``, ``"all"``, ``"1"``, ...
 
@@ -87,7 +94,7 @@ def probe_scores(one: Evaluated, run: Mapping[str, Any], kept: Sequence[str]) ->
     dense = mean_auc([one.dense["targets"][name] for name in kept])
     found = {"dense": dense}
     ends = interval(dense.draws) or (dense.value, dense.value)
-    for key in ("all", *map(str, FEATURE_COUNTS)):
+    for key in probe_keys():
         found[key] = mean_auc([run["probes"]["targets"][name][key] for name in kept])
         for name, ratio in (("recovery", recovery), ("above chance", recovery_above_chance)):
             draws = [ratio(a, b) for a, b in zip(found[key].draws, dense.draws, strict=True)]
@@ -134,17 +141,18 @@ def differences(
 ) -> dict[str, tuple[Score, str]]:
     """Paired difference to the random encoder, and what it says, by measure.
 
-    The verdict is ``"higher"``, ``"lower"``, ``"no difference shown"`` or, without an interval,
-    ``"one subject: no interval"``; nothing is returned where the rows differ.
+    The verdict is ``"higher"``, ``"lower"``, ``"no difference shown"``, ``NOT_BOTH`` or, without
+    an interval, ``"one subject: no interval"``; nothing is returned where the rows differ.
     """
     if real.same_rows != control.same_rows:
         return {}
     ours, theirs = compared(real, kept), compared(control, kept)
     found = {}
-    for name in ours:
-        if name not in theirs:
+    for name in dict.fromkeys([*ours, *theirs]):
+        a, b = ours.get(name), theirs.get(name)
+        if a is None or b is None:
+            found[name] = (Score(np.nan, np.empty(0)), NOT_BOTH)
             continue
-        a, b = ours[name], theirs[name]
         gap = Score(a.value - b.value, a.draws - b.draws)
         ends = interval(gap.draws)
         if ends is None:
@@ -163,7 +171,8 @@ def sentence(label: str, control: str, found: Mapping[str, tuple[Score, str]]) -
         return f"{label} and {control} have different rows: their measures cannot be paired."
     groups: dict[str, list[str]] = {}
     for name, (gap, verdict) in found.items():
-        groups.setdefault(verdict, []).append(f"{name} ({gap.value:+.3f})")
+        shown = name if verdict == NOT_BOTH else f"{name} ({gap.value:+.3f})"
+        groups.setdefault(verdict, []).append(shown)
     starts = {
         "higher": f"{label} is above {control}, by an interval of the paired difference that leaves"
         " out 0, in",
@@ -171,6 +180,7 @@ def sentence(label: str, control: str, found: Mapping[str, tuple[Score, str]]) -
         "no difference shown": "No difference is shown in",
         "one subject: no interval": "With one subject in test no difference can be judged; the"
         " figures are of",
+        NOT_BOTH: "Not defined for both, and not compared:",
     }
     parts = [f"{starts[v]} {', '.join(groups[v])}." for v in starts if v in groups]
     return " ".join(parts)
@@ -201,7 +211,7 @@ def recovery_table(evaluated: Sequence[Evaluated], kept: Sequence[str]) -> Table
     for one in evaluated:
         scores = probe_scores(one, one.runs[0], kept)
         body.append([one.label, "dense", scores["dense"].text(), "", ""])
-        for key in ("all", *map(str, FEATURE_COUNTS)):
+        for key in probe_keys():
             names = (key, f"recovery @{key}", f"above chance @{key}")
             body.append([one.label, key, *(scores[name].text() for name in names)])
     return columns, body
@@ -262,7 +272,6 @@ def monosemanticity_table(evaluated: Sequence[Evaluated]) -> Table:
             body.append([_named(one, number), found["missing"], *[""] * 6])
             continue
         m, values = score(found, "m", "draws"), found["values"]
-        assert m is not None
         body.append(
             [
                 _named(one, number),

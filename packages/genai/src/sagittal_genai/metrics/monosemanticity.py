@@ -178,6 +178,40 @@ def monosemanticity(
     return Monosemanticity(features, c * s, c, s, null, per_group, left)
 
 
+def m_of(
+    codes: csr_matrix,
+    features: NDArray[np.int64],
+    sets: NDArray,
+    groups: NDArray,
+    null: float,
+    count: int = 10,
+    least: int = 5,
+) -> NDArray[np.float64]:
+    """M of given features on other rows than they were chosen on, (m,); NaN below ``least`` rows.
+
+    Args:
+        codes: (n, F).
+        features: Which.
+        sets: (n, C).
+        groups: (n,).
+        null: Jaccard of random rows.
+        count: Rows that excite a feature most.
+        least: Rows that will do where there are no more.
+    """
+    per_group = rows_per_group(groups, count)
+    columns: csc_matrix = codes.tocsc()
+    found = np.full(len(features), np.nan)
+    for place, feature in enumerate(features):
+        part = slice(columns.indptr[feature], columns.indptr[feature + 1])
+        positive = columns.data[part] > 0
+        values, rows = columns.data[part][positive], columns.indices[part][positive]
+        top = top_rows(values, rows, groups, count, per_group)
+        if len(top.rows) >= least:
+            chosen = sets[top.rows]
+            found[place] = coherence(chosen, null) * specificity(chosen)
+    return found
+
+
 def resampled_m(
     codes: csr_matrix,
     features: NDArray[np.int64],

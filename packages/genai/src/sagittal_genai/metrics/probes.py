@@ -23,8 +23,8 @@ from sklearn.linear_model import LogisticRegression
 from sagittal_genai.metrics.resampling import auroc
 
 FEATURE_COUNTS = (1, 2, 3, 5, 10, 20, 30, 50, 75, 100)
-STRENGTHS = (0.03, 1.0, 30.0)
-DENSE_STRENGTHS = (0.001, 0.03, 1.0)
+STRENGTHS = (0.001, 0.03, 1.0, 30.0)
+DENSE_STRENGTHS = (0.0001, 0.001, 0.03, 1.0)
 REFIT_ROWS = 5000
 
 Solver = Literal["l2", "sail"]
@@ -78,7 +78,7 @@ def fit_probe(
             options["penalty"] = "elasticnet"
     else:
         scale = _scale(train)
-        options = {"max_iter": 200, "warm_start": True, "tol": 1e-3}
+        options = {"max_iter": 200, "warm_start": True, "tol": 1e-4}
     model = LogisticRegression(class_weight="balanced", random_state=0, **options)
     scaled = train @ diags(scale) if isinstance(train, csr_matrix) else train * scale
     best: Probe | None = None

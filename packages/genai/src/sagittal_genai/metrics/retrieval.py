@@ -51,18 +51,27 @@ class Fingerprints:
 
 
 def nearest(
-    similarity: NDArray, subjects: NDArray, scans: NDArray, query: int, count: int = 5
+    similarity: NDArray,
+    subjects: NDArray,
+    scans: NDArray,
+    query: int,
+    lots: NDArray,
+    count: int = 5,
 ) -> NDArray[np.int64]:
-    """The most similar rows of other subjects, one of each scan; equal ones by number.
+    """The most similar rows of other subjects, one of each scan; equal ones by lot.
+
+    Many rows are equally similar by few features, and neighbours in a store are often alike: by
+    row number a tie would find them without any feature's help.
 
     Args:
         similarity: (n,).
         subjects: (n,) integers.
         scans: (n,) integers.
         query: Row number.
+        lots: A permutation, (n,): the lower one wins a tie.
         count: Rows wanted; fewer where there are fewer scans of others.
     """
-    order = np.lexsort((np.arange(len(similarity)), -similarity))
+    order = np.lexsort((lots, -similarity))
     order = order[subjects[order] != subjects[query]]
     first = np.sort(np.unique(scans[order], return_index=True)[1])[:count]
     return order[first].astype(np.int64)
