@@ -57,8 +57,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where explain wrote its gallery, for tokens, so that places are marked."""
     path = tmp_path_factory.mktemp("gallery")
     made = make(path / "data", tokens=True)
-    arguments = ["--slices", str(made.slices), "--out", str(path / "out"), "--features", "20"]
-    assert run(["explain", str(made.store), str(made.codes), *arguments]) == 0
+    arguments = ["--store", str(made.store), "--codes", str(made.codes)]
+    arguments += ["--slices", str(made.slices), "--out", str(path / "out"), "--features", "20"]
+    assert run(["explain", *arguments]) == 0
     assert run(["search", "liver", "--explained", str(path / "out")]) == 0
     return path / "out"
 

@@ -64,6 +64,15 @@ def test_missing_lists_are_unknown_and_empty_ones_are_not() -> None:
     assert "organs" not in table.describe(2)
 
 
+def test_nothing_found_is_a_finding() -> None:
+    table = ConceptTable(pandas.DataFrame({"findings": [["Edema"], [], None]}))
+    assert [table.describe(i) for i in range(3)] == ["findings: Edema", "findings: no finding", ""]
+    assert dict(zip(table.concepts, table.shares(np.arange(3))[0], strict=True)) == {
+        ("findings", "Edema"): 0.5,
+        ("findings", "no finding"): 0.5,
+    }
+
+
 def test_columns_that_are_missing_are_named() -> None:
     index = pandas.DataFrame({"subject": ["a"], "scan": ["b"]})
     with pytest.raises(DataError, match="describes the rows"):
@@ -198,6 +207,10 @@ def test_wilson_by_hand() -> None:
         ("Sure, here's the concept:\nleft kidney", "left kidney"),
         ("The shared concept is the left kidney.", "left kidney"),
         ("The concept shared by these images is left kidney", "left kidney"),
+        (
+            'The one concept that they share and other medical images do not is "no finding."',
+            "no finding",
+        ),
         ("1. Left kidney\n2. Right kidney", "Left kidney"),
         ("- Left kidney", "Left kidney"),
         ("These images show axial slices of the liver", "axial slices of the liver"),

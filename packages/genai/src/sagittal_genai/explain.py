@@ -43,8 +43,8 @@ _BACKGROUND = 100  # held-out images that stand for all of them
 
 
 def explain(
-    store: Path,
-    codes: Path,
+    store: Path = Path("outputs/embeddings"),
+    codes: Path = Path("outputs/codes"),
     out: Path = Path("outputs/explain"),
     slices: Path | None = None,
     autoencoder: Path | None = None,
@@ -137,17 +137,15 @@ def explain(
         rows = Rows(matrix, index, held_out, store)
         table = ConceptTable(index, columns, store)
         pictures = None if slices is None else Pictures(slices, index)
-        chosen, left = choose(
-            rows,
-            table,
-            features,
-            candidates=candidates,
-            shown=shown,
-            judged=judged_images,
-            min_subjects=min_subjects,
-            max_density=max_density,
-            seed=seed,
-        )
+        options: dict[str, Any] = {
+            "candidates": candidates,
+            "shown": shown,
+            "judged": judged_images,
+            "min_subjects": min_subjects,
+            "max_density": max_density,
+            "seed": seed,
+        }
+        chosen, left = choose(rows, table, features, **options)
         if not chosen:
             reasons = ", ".join(f"{why}: {n}" for why, n in left.items() if n)
             raise ConfigError(f"explain: no feature can be explained ({reasons})")
@@ -155,10 +153,14 @@ def explain(
         evidence = {
             f.number: shared_concepts(table, f, base, rule_share, rule_lift) for f in chosen
         }
+        dealt, _ = choose(rows.shuffled(seed), table, features, **options)
+        lucky = [f for f in dealt if shared_concepts(table, f, base, rule_share, rule_lift)]
         asked = None if llm is None else CachedModel(llm, ReplyCache(out / "replies"))
         named = _name(out, chosen, evidence, table, asked, pictures, seed)
         judged = _judge(out, chosen, named, table, judge, pictures, rows.held_out, seed)
-        found = Findings(chosen, left, table, base, evidence, named, judged)
+        found = Findings(
+            chosen, left, table, base, evidence, named, judged, (len(lucky), len(dealt))
+        )
         explained = Explained(
             store=str(store.resolve()),
             codes=str(codes.resolve()),

@@ -181,10 +181,11 @@ def _read(path: Path, sees_images: bool, device: str, dtype: str) -> tuple[Any, 
     import transformers
 
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    folder, options = path, {"local_files_only": True}
+    options: dict[str, Any] = {"local_files_only": True}
+    folder = path
     if path.is_file():
         folder, options = path.parent, options | {"gguf_file": path.name}
-    model_class = transformers.AutoModelForCausalLM
+    model_class: Any = transformers.AutoModelForCausalLM
     reader_class: Any = transformers.AutoTokenizer
     if sees_images:
         model_class = transformers.AutoModelForImageTextToText

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,15 @@ class Rows:
         shared = set(self.subject[self.train]) & set(self.subject[self.held_out])
         if shared:
             _refuse(source, "split", "no subject in two splits", f"{len(shared)} subjects in both")
+
+    def shuffled(self, seed: int) -> Rows:
+        """The same with the training rows' codes dealt out anew: features that mean nothing."""
+        dealt = np.arange(self.codes.shape[0])
+        rng = np.random.default_rng(counter_seed(seed, "shuffled codes"))
+        dealt[self.train] = rng.permutation(self.train)
+        other = copy(self)
+        other.codes = self.codes[dealt]
+        return other
 
     def top(self, values: NDArray, rows: NDArray, count: int) -> Top:
         """The ``count`` images of the largest values, of as many subjects as possible.

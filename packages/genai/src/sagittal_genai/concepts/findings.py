@@ -33,6 +33,8 @@ class Findings:
         evidence: Shared concepts of each feature.
         named: Record of each feature's name.
         judged: Record of each feature's judgement; empty without a judge.
+        by_chance: Features that the rule names, and features chosen, if the training rows' codes
+            are shuffled.
     """
 
     features: Sequence[Feature]
@@ -42,6 +44,7 @@ class Findings:
     evidence: Mapping[int, Sequence[Evidence]]
     named: Mapping[int, Mapping[str, Any]]
     judged: Mapping[int, Mapping[str, Any]]
+    by_chance: tuple[int, int]
 
     def tally(self) -> Tally | None:
         """Verdicts counted; None without a judge."""
@@ -92,6 +95,8 @@ class Findings:
         """The text of the gallery."""
         named = sum(1 for f in self.features if self.named[f.number]["name"])
         facts = [("features explained", str(len(self.features))), ("with a name", str(named))]
+        lucky, dealt = self.by_chance
+        facts.append(("the rule names of shuffled codes", f"{lucky} of {dealt}"))
         counted = self.tally()
         for label, share, chance, n in counted.rows() if counted and counted.ranks else ():
             facts.append((f"judge, {label} (chance {chance}, n = {n})", share))
@@ -118,7 +123,15 @@ class Findings:
             ["named" if outcome == "ok" else outcome.replace("_", " "), n]
             for outcome, n in sorted(counts.items())
         ]
-        tables: dict[str, Any] = {"names": (["outcome", "features"], names)}
+        rules = sum(1 for f in self.features if self.named[f.number]["rule"])
+        named = [
+            ["features", rules, len(self.features)],
+            ["the same, codes shuffled among training rows", *self.by_chance],
+        ]
+        tables: dict[str, Any] = {
+            "names": (["outcome", "features"], names),
+            "named-by-rule": (["of", "the rule names", "chosen"], named),
+        }
         counted = self.tally()
         if counted is not None:
             columns = ["measure", "share and 95 % interval", "chance", "n"]
@@ -146,6 +159,8 @@ def write_report(
 def said(tables: Mapping[str, Any]) -> list[str]:
     """The tables in lines for a terminal."""
     lines = ["names: " + ", ".join(f"{n} {what}" for what, n in tables["names"][1])]
+    for what, count, n in tables["named-by-rule"][1]:
+        lines.append(f"the rule names {count} of {n} {what}")
     for label, share, chance, n in tables.get("judge", ((), ()))[1]:
         lines.append(f"judge, {label}: {share} of {n} features (chance {chance})")
     for why, n in tables.get("not-judged", ((), ()))[1]:

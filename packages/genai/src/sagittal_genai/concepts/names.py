@@ -22,10 +22,10 @@ _BEFORE = re.compile(
     re.IGNORECASE,
 )
 _OPENING = re.compile(
-    r"^(the |this |these |all )?(shared |common |main |visual |medical |underlying )*"
+    r"^(the |this |these |all )?(one |single |shared |common |main |visual |medical |underlying )*"
     r"(concept|feature|phrase|image|images|theme|pattern|samples?|slices?)"
-    r"( (of|in|that|shared by|common to)[^,.:]{0,40}?)?"
-    r" (is|are|shows?|represents?|depicts?|detects?|captures?|corresponds? to|share)\s+"
+    r"(,? (of|in|that|which|shared by|common to)\b[^.:]{0,80}?)?"
+    r" (is|are|shows?|represents?|depicts?|detects?|captures?|corresponds? to)\s+"
     r"(that |the )?",
     re.IGNORECASE,
 )

@@ -81,7 +81,11 @@ class Matcher:
         else:
             scores = self._words.scores(query)
         least = max(1e-9, _NEAR * float(scores.max()))
-        best = [i for i in np.lexsort((self.numbers, -scores))[: self.count] if scores[i] >= least]
+        best = [
+            i
+            for i in np.lexsort((np.array(self.numbers), -scores))[: self.count]
+            if scores[i] >= least
+        ]
         if not best:
             return Match((), outcome="nothing matches")
         chosen = tuple(self.numbers[i] for i in best)

@@ -19,6 +19,7 @@ LISTS = ("organs", "findings")
 # Kept out on purpose: image, scan, subject and split identify a row, they do not describe it.
 COLUMNS = ("modality", "orientation", "view", "study_type", "sex", "age", *LISTS)
 _AGES = ((40, "under 40"), (60, "40 to 59"), (80, "60 to 79"), (1000, "80 or older"))
+_NOTHING = "no finding"
 _SEXES = {"F": "female", "M": "male"}
 
 
@@ -142,7 +143,11 @@ def _values(
     known = np.array([isinstance(value, (list, tuple, np.ndarray)) for value in flat], dtype=bool)
     if not known.any():
         known = flat.notna().to_numpy() & (flat.astype(str) != "").to_numpy()
-    exploded = flat[known].explode().dropna()
+    there = flat[known]
+    if column == "findings":
+        # Somebody looked and found nothing, which is worth a name; a slice without organs is not.
+        there = there.map(lambda found: found if len(found) else [_NOTHING])
+    exploded = there.explode().dropna()
     text = np.array([_said(column, str(value)) for value in exploded], dtype=np.str_)
     return exploded.index.to_numpy(dtype=np.int64), text, known
 
