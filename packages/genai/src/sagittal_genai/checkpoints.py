@@ -100,7 +100,7 @@ def save_autoencoder(network: SparseAutoencoder, folder: Path) -> None:
 def _prefix_k(network: SparseAutoencoder) -> list[int] | None:
     if not network.smaller:
         return None
-    return [int(one.k) for one in [*network.smaller, network.activation]]  # type: ignore[arg-type]
+    return [int(one.k) for one in [*network.smaller, network.activation]]
 
 
 def read_autoencoder(path: Path) -> SparseAutoencoder:

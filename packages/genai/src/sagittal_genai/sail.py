@@ -11,13 +11,26 @@ from torch import Tensor
 from sagittal_genai.metrics.fidelity import Fidelity
 from sagittal_genai.nn.sae import SAEOutput, SparseAutoencoder
 
+# Adam moves the logarithm of a threshold by the learning rate a step at most, which is too slow for
+# activations that grow as features form: far fewer than k would be active for hundreds of steps.
+THRESHOLD_RATE = 10.0
+
 
 def adam(module: torch.nn.Module, learning_rate: float) -> torch.optim.Adam:
-    """Adam over all parameters; on a CPU one pass through memory, which is what it costs there."""
-    parameters = list(module.parameters())
+    """Adam over all parameters; on a CPU one pass through memory, which is what it costs there.
+
+    Thresholds of a JumpReLU learn ``THRESHOLD_RATE`` times as fast.
+    """
+    named = list(module.named_parameters())
+    fast = [value for name, value in named if name.endswith("log_threshold")]
+    groups: list[dict[str, Any]] = [
+        {"params": [value for name, value in named if not name.endswith("log_threshold")]}
+    ]
+    if fast:
+        groups.append({"params": fast, "lr": THRESHOLD_RATE * learning_rate})
     # On a GPU fused steps and Lightning's clipping do not go together in half precision.
-    fused = True if parameters[0].device.type == "cpu" else None
-    return torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
+    fused = True if named[0][1].device.type == "cpu" else None
+    return torch.optim.Adam(groups, lr=learning_rate, fused=fused)
 
 
 class SAIL(lightning.LightningModule):

@@ -159,7 +159,8 @@ class JumpReLU(nn.Module):
         n_features: F.
         k: Active features of a row to aim at.
         coefficient: lambda.
-        bandwidth: Of the pseudo-derivative, in units of the activations.
+        bandwidth: Of the pseudo-derivative, in units of the activations; narrow ones give noisy
+            thresholds, which leave many features unused.
         initial: First threshold of every feature; None: that with which ``k`` features of a
             training row are active at first, set by :meth:`initialise`.
     """
@@ -169,7 +170,7 @@ class JumpReLU(nn.Module):
         n_features: int,
         k: int,
         coefficient: float = 1.0,
-        bandwidth: float = 0.3,
+        bandwidth: float = 2.0,
         initial: float | None = None,
     ) -> None:
         super().__init__()
