@@ -157,7 +157,9 @@ def main() -> None:
     parser.add_argument("part", choices=["radiographs", "volumes"])
     parser.add_argument("--table", type=Path, help="radiographs: CSV as of ChestX-ray14")
     parser.add_argument("--images", type=Path, help="radiographs: folder of the images")
-    parser.add_argument("--scans", type=Path, help="volumes: folder with TotalSegmentator's samples")
+    parser.add_argument(
+        "--scans", type=Path, help="volumes: folder with TotalSegmentator's samples"
+    )
     parser.add_argument(
         "--classes",
         default="totalsegmentator",
