@@ -17,6 +17,7 @@ namespace sagittal {
 namespace solver {
 
 constexpr int kThreads = 256;
+constexpr int kBlocks = 4;  // an SM at least: 64 registers; left to itself, ptxas spills to keep 32
 constexpr int kMaxChunks = 1024;
 constexpr int64_t kMinChunk = 2048;  // numbers
 constexpr int kMaxElements = 65535;  // of a batch in one launch: the limit of a grid's y
@@ -73,7 +74,7 @@ __device__ __forceinline__ double add_parts(const double* parts, int count, doub
 
 // parts (B, count) of <p, q>
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     curvature(Chunks c, bool aligned, Vectors<T> v, double* parts) {
   __shared__ double room[kThreads / 32];
   double sum = 0;
@@ -95,7 +96,7 @@ __device__ __forceinline__ bool is_frozen(const Vectors<T>& v, T curvature) {
 
 // x and r one step on; norms (B, count): the parts of the new <r, r>.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     move(Chunks c, bool aligned, Vectors<T> v, const double* curvatures, double* norms) {
   __shared__ double room[2][kThreads / 32];
   const T bend = static_cast<T>(add_parts(curvatures, c.count, room[0]));
@@ -123,7 +124,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // The next direction and the next squared norm.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     turn(Chunks c, bool aligned, Vectors<T> v, const double* curvatures, const double* norms) {
   __shared__ double room[2][kThreads / 32];
   const T bend = static_cast<T>(add_parts(curvatures, c.count, room[0]));
