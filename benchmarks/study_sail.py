@@ -101,6 +101,7 @@ def study(part: str, args: argparse.Namespace) -> None:
     do("slice", {"radiographs": slice_radiographs, "volumes": slice_volumes}[part](args)
        | {"out": str(out / "slices")}, out / "slice.yaml")  # fmt: skip
     embedding = config("embed_radiographs" if part == "radiographs" else "embed_tokens")
+    embedding |= {"batch_size": 2}  # the fastest on a processor's few cores
     embedding |= {"slices": str(out / "slices"), "out": str(out / "embeddings")}
     do("embed", embedding, out / "embed.yaml")
     stores = {"encoder": out / "embeddings", "twin": out / "embeddings-random"}
