@@ -125,16 +125,16 @@ def toeplitz_normal(
     _native.load()
     if image.numel() == 0 or maps.shape[1] == 0:
         return image * weight.reshape(-1, *(1,) * (image.dim() - 1))
-    if fits_one_operator(tuple(image.shape[1:])):
+    if image.device.type == "cpu" and fits_one_operator(tuple(image.shape[1:])):
         return torch.ops.sagittal.toeplitz_normal(image, maps, kernel, weight)
     return _by_passes(image, maps, kernel, weight)
 
 
 def fits_one_operator(shape: tuple[int, ...]) -> bool:
-    """Whether one operator computes images of this shape, transforms included.
+    """Whether one operator computes images of this shape on the CPU, transforms included.
 
-    That needs lengths without a prime factor above 127. Others go through an operator for each
-    pass, with the transforms of torch in between; results agree to rounding.
+    That needs lengths without a prime factor above 127. Others, and other devices, go through an
+    operator for each pass, with the transforms of torch in between; results agree to rounding.
     """
     return all(_has_small_factors(int(n)) for n in shape)
 
