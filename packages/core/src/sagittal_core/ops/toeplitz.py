@@ -131,10 +131,10 @@ def toeplitz_normal(
 
 
 def fits_one_operator(shape: tuple[int, ...]) -> bool:
-    """Whether one operator computes images of this shape, transforms included.
+    """Whether one operator computes images of this shape on the CPU, transforms included.
 
-    That needs lengths without a prime factor above 127. Others go through an operator for each
-    pass, with the transforms of torch in between; results agree to rounding.
+    That needs lengths without a prime factor above 127. Others, and other devices, go through an
+    operator for each pass, with the transforms of torch in between; results agree to rounding.
     """
     return all(_has_small_factors(int(n)) for n in shape)
 
