@@ -200,3 +200,17 @@ def test_features_learned_by_heart_are_pointed_out(tmp_path: Path) -> None:
     assert (found["alive"], found["alive on any row"], found["in every row"]) == (3, 4, 3)
     assert found["density"]["50 %"] == 1
     assert sum(found["histogram"]) == 3
+
+
+def test_m_of_no_feature_is_not_defined() -> None:
+    one = measured(0.5, [])
+    one.runs[0]["monosemanticity"] = {
+        "published": 0.0,
+        "values": [],
+        "judged": 0,
+        "null": 0.1,
+        "unit": "subject",
+        "per unit": {"val": 1, "test": 1},
+    }
+    (row,) = summary.monosemanticity_table([one])[1]
+    assert row == ["real", "not defined", "0.000", "", "0", "0.100", "subject", "1"]

@@ -199,7 +199,8 @@ def _encode(
         wanted = np.arange(first, min(first + batch_size, numbers.stop))
         codes = network.encode(store.rows(wanted).to(device)).to_csr()
         assert codes.offsets is not None
-        indices, values, offsets = (t.cpu().numpy() for t in codes)
+        arrays = (codes.indices, codes.values, codes.offsets)
+        indices, values, offsets = (array.cpu().numpy() for array in arrays)
         shape = (len(wanted), len(network.b_e))
         part = csr_matrix((values.astype(np.float32), indices, offsets), shape=shape)
         part.eliminate_zeros()

@@ -7,6 +7,7 @@ named ``draws`` hold a value for each resample of the test subjects, empty with 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -304,7 +305,7 @@ def measure_retrieval(
     }
     if codes is not None:
         prints = Fingerprints(codes[places])
-        ways = {f"{k}": (lambda query, k=k: prints.by_strongest(query, k)) for k in FINGERPRINTS}
+        ways = {f"{k}": partial(prints.by_strongest, k=k) for k in FINGERPRINTS}
         ways["all"] = prints.by_all
     labelled, shown = rows.labelled[places], sets[places]
     found: dict[str, Any] = {"queries": len(asked), "rows": len(places)}

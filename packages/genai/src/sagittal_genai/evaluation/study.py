@@ -8,6 +8,7 @@ import hashlib
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,7 @@ class Study:
                 "stability",
                 f"{self.label}, runs {a} and {b}",
                 self.known | identity,
-                lambda one=decoders[a], two=decoders[b]: self._matched(one, two),
+                partial(self._matched, decoders[a], decoders[b]),
             )
         return found
 
