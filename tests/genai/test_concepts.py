@@ -57,8 +57,7 @@ def test_missing_lists_are_unknown_and_empty_ones_are_not() -> None:
     ages = {c.text for c in table.concepts if c.column == "age"}
     assert ages == {"age under 40", "age 40 to 59", "age 80 or older"}
     assert table.describe(0) == (
-        "orientation: axial; view: PA view; sex: female; age: age under 40;"
-        " organs: kidney left, liver"
+        "orientation: axial; view: PA view; sex: female; age: under 40; organs: kidney left, liver"
     )
     assert table.describe(1).endswith("organs: none")
     assert "organs" not in table.describe(2)
