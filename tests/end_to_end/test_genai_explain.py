@@ -323,3 +323,14 @@ def test_codes_are_made_of_an_autoencoder(made: Made, tmp_path: Path) -> None:
     options = {"autoencoder": autoencoder, "max_density": 1.0, "min_subjects": 1}
     assert run(settings(fresh, tmp_path / "out", **options)) == 0
     assert names(tmp_path / "out")
+
+
+@pytest.mark.parametrize("verb", ["explain", "search"])
+def test_help_imports_no_torch(verb: str) -> None:
+    code = (
+        "import sys; from sagittal_genai.cli import run; status = run([sys.argv[1], '--help'])\n"
+        "sys.exit(status or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"held-out" in done.stdout

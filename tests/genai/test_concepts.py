@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from sagittal_core.errors import DataError
-from sagittal_core.llm import LanguageModel, Reply, Request
+from sagittal_core.llm import ChoiceScores, LanguageModel, Message, Reply, Request
 from sagittal_genai.concepts.features import Feature, Rows, Top, choose, diverse, spread
 from sagittal_genai.concepts.judge import (
     Case,
+    ChoiceJudge,
     Judge,
     RankingJudge,
+    SentenceJudge,
     Verdict,
     candidates,
     judgement,
@@ -57,8 +59,7 @@ def test_missing_lists_are_unknown_and_empty_ones_are_not() -> None:
     ages = {c.text for c in table.concepts if c.column == "age"}
     assert ages == {"age under 40", "age 40 to 59", "age 80 or older"}
     assert table.describe(0) == (
-        "orientation: axial; view: PA view; sex: female; age: age under 40;"
-        " organs: kidney left, liver"
+        "orientation: axial; view: PA view; sex: female; age: under 40; organs: kidney left, liver"
     )
     assert table.describe(1).endswith("organs: none")
     assert "organs" not in table.describe(2)
@@ -392,3 +393,36 @@ def test_words_find_names_and_shared_concepts_and_leave_what_is_far() -> None:
     assert matcher.match("left kidney").features == (3,)
     assert matcher.match("pneumothorax").outcome == "nothing matches"
     assert math.isclose(matcher.match("liver").scores[0], 1.0)
+
+
+class Likes(Says):
+    """Finds short names likely always, and a name that is mentioned more likely."""
+
+    def choose(self, messages: Sequence[Message], options: Sequence[str]) -> ChoiceScores:
+        text = messages[0].text
+        scores = [-3.0 * len(option) + 2 * text.count(option) for option in options]
+        return ChoiceScores(np.array(scores), np.ones(len(options), dtype=np.int64))
+
+
+def test_likely_words_have_no_advantage_with_the_judge_by_probabilities() -> None:
+    case = Case(["organs: spleen"] * 2, (), ["leg", "kidney left", "spleen", "eye", "axial"])
+    judge = ChoiceJudge(Likes())
+    assert judge.rank(case).order[0] == 2
+    assert judge.llm.choose([Message("user", "spleen spleen")], case.names).logprobs.argmax() == 0
+
+
+def test_the_sentence_judge_asks_what_sets_these_images_apart() -> None:
+    class Encoder:
+        """Texts as unit vectors of which of three words they hold."""
+
+        def encode(self, texts: Sequence[str]) -> np.ndarray:
+            rows = [[w in t for w in ("axial", "liver", "spleen")] for t in texts]
+            found = np.array(rows, dtype=np.float32) + 1e-3
+            return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    judge = SentenceJudge("tiny")
+    judge._loaded = Encoder()
+    shown, names = ["axial liver", "axial liver", "axial"], ["axial", "liver", "spleen"]
+    assert judge.rank(Case(shown, (), names)).order == (0, 1, 2)
+    background = ("axial", "axial", "axial spleen", "axial liver")
+    assert judge.rank(Case(shown, (), names, background)).order[0] == 1

@@ -118,13 +118,11 @@ def test_the_gallery_stays_below_its_limit(tmp_path: Path) -> None:
 def test_summaries_are_read_back(tmp_path: Path) -> None:
     features = [Named(3, "liver", "liver axial", 1.5, 1), Named(4, None, "", 0.5, None)]
     features += [Named(5, "heart", "", 1.0, 3), Named(6, "lung", "", 1.0, None)]
-    written = Explained("s", "c", None, ["organs"], "test", True, features)
+    written = Explained("s", "c", None, ["organs"], "test", features)
     written.write(tmp_path)
     found = Explained.read(tmp_path)
     assert found == written
-    assert list(found.searchable()) == [3]
-    unjudged = Explained("s", "c", None, None, "test", False, features)
-    assert list(unjudged.searchable()) == [3, 5, 6]
+    assert list(found.searchable()) == [3, 6]  # not the unnamed one, nor the one of rank 3
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"version": 2}', '{"version": 1, "features": [1]}'])

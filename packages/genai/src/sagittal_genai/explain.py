@@ -167,7 +167,6 @@ def explain(
             slices=None if slices is None else str(slices.resolve()),
             columns=columns,
             held_out=held_out,
-            judged=judge is not None,
             features=found.summaries(),
         )
         explained.write(out)

@@ -75,6 +75,8 @@ def search(
     scores = found.scores or (None,) * len(found.features)
     for number, score in zip(found.features, scores, strict=True):
         said = "" if score is None else f"  similarity {score:.3f}"
+        rank = names[number].rank
+        said += "  (not judged)" if rank is None else f"  (judge: rank {rank} of 5)"
         print(f"  {number:>6}  {names[number].name}{said}")
     matrix, index = open_data(Path(known.store), Path(known.codes))
     rows = Rows(matrix, index, known.held_out, known.store)

@@ -47,7 +47,6 @@ class Explained:
         slices: Folder of the images, or None.
         columns: Metadata columns that describe rows; None: the known ones.
         held_out: Split that was judged and searched.
-        judged: Whether there was a judge.
         features: By monosemanticity.
     """
 
@@ -56,16 +55,11 @@ class Explained:
     slices: str | None
     columns: list[str] | None
     held_out: str
-    judged: bool
     features: Sequence[Named]
 
     def searchable(self) -> dict[int, Named]:
-        """Features with a name that the judge, if there was one, found among the best two."""
-        return {
-            f.number: f
-            for f in self.features
-            if f.name and (not self.judged or (f.rank is not None and f.rank <= 2))
-        }
+        """Features with a name, but for those whose name the judge ranked third or worse."""
+        return {f.number: f for f in self.features if f.name and (f.rank is None or f.rank <= 2)}
 
     def write(self, folder: Path) -> None:
         """Write ``explained.json``; it holds paths and stays on this machine."""

@@ -118,7 +118,8 @@ class ConceptTable:
         """One row in words, such as ``modality: CT; organs: liver, spleen``."""
         parts: dict[str, list[str]] = {}
         for concept in self.of(row):
-            parts.setdefault(concept.column, []).append(concept.text)
+            said = concept.text.removeprefix(f"{concept.column.replace('_', ' ')} ")
+            parts.setdefault(concept.column, []).append(said)
         for column, there in self._known.items():
             if column in LISTS and there[row]:
                 parts.setdefault(column, ["none"])
