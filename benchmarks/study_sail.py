@@ -78,20 +78,20 @@ def slice_volumes(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def fit(part: str, store: Path, name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Settings of `fit`; pooled rows are few, so their dictionary is smaller."""
-    settings = config("sae_batchtopk")
+    """Settings of `fit`; pooled rows are few, so their dictionary is small."""
+    settings = config("sae_topk" if part == "radiographs" else "sae_batchtopk")
     settings |= {"run_name": name, "runs_dir": str(args.out / part / "runs")}
     settings["seed_everything"] = seed
     settings["data"]["init_args"] |= {"store": str(store), "seed": seed}
     network = settings["model"]["init_args"]["network"]["init_args"]
     network["seed"] = seed
-    settings["trainer"]["enable_model_summary"] = False
+    settings["trainer"] |= {"enable_model_summary": False, "max_epochs": 12}
     if part == "radiographs":
-        network["n_features"] = 1024
+        network["n_features"] = 256
         network["activation"]["init_args"]["k"] = 16
         settings["data"]["init_args"]["batch_size"] = 240
         settings["model"]["init_args"]["dead_after"] = 24_000
-        settings["trainer"] |= {"max_epochs": 300, "check_val_every_n_epoch": 50}
+        settings["trainer"] |= {"max_epochs": 120, "check_val_every_n_epoch": 40}
     return settings
 
 
