@@ -14,7 +14,7 @@ are recognised on held-out images more often than by chance.
 from __future__ import annotations
 
 import argparse
-import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -130,26 +130,28 @@ def study(part: str, args: argparse.Namespace) -> None:
         }
         if which == "encoder":
             explanation["twin"] = str(out / "explained-twin")
-        if part == "volumes":
-            explanation["min_subjects"] = 2  # there are four training subjects
         do("explain", explanation, out / f"explain-{which}.yaml")
     gather(part, out, args)
 
 
 def gather(part: str, out: Path, args: argparse.Namespace) -> None:
     """One result file from those of the verbs."""
-    evaluated = read_results(out / "evaluation" / "results.json")
-    explained = read_results(out / "explained-encoder" / "results.json")
-    tables = {f"evaluate-{k}": v for k, v in evaluated["tables"].items()}
-    tables |= {f"explain-{k}": v for k, v in explained["tables"].items()}
+    tables = {}
+    for name in ("evaluation", "explained-encoder", "explained-twin"):
+        found = read_results(out / name / "results.json")["tables"]
+        for table, content in found.items():
+            slug = re.sub(r"[^a-z0-9.]+", "-", f"{name} {table}".lower())
+            tables[slug] = (content["columns"], content["rows"])
+    # What a README has no room for stays in the reports.
+    kept = {slug: table for slug, table in tables.items() if not slug.endswith("-queries")}
     write_results(
         ROOT / "results" / f"sail_{part}.json",
         command=f"python benchmarks/study_sail.py {part} ...",
         seeds=list(range(args.seeds)),
-        n=evaluated["n"],
-        tables={name: (table["columns"], table["rows"]) for name, table in tables.items()},
+        n=read_results(out / "evaluation" / "results.json")["n"],
+        tables=kept,
     )
-    print(json.dumps({"tables": sorted(tables)}, indent=1))
+    print("\n".join(kept))
 
 
 def main() -> None:
