@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from sagittal_core.results import read_results, write_results
+from sagittal_core.results import Table, read_results, write_results
 from sagittal_genai.cli import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,27 +131,71 @@ def study(part: str, args: argparse.Namespace) -> None:
         if which == "encoder":
             explanation["twin"] = str(out / "explained-twin")
         do("explain", explanation, out / f"explain-{which}.yaml")
+    if args.language_model:  # names by a language model from the metadata, for fewer features
+        explanation |= {"out": str(out / "explained-llm"), "features": 20}
+        explanation["llm"] = {
+            "class_path": "sagittal_core.llm.LocalModel",
+            "init_args": {"path": args.language_model},
+        }
+        do("explain", explanation, out / "explain-llm.yaml")
     gather(part, out, args)
+
+
+NAMED = {
+    "explained-encoder": "EfficientNet-Lite0, by rule",
+    "explained-twin": "random twin, by rule",
+    "explained-llm": "EfficientNet-Lite0, by language model",
+}
+
+
+def names_table(out: Path) -> Table:
+    """How features were named, judged and found, one row a way."""
+    rows = []
+    for folder, label in NAMED.items():
+        if not (out / folder / "results.json").is_file():
+            continue
+        tables = read_results(out / folder / "results.json")["tables"]
+        cells = {t: {row[0]: row[1:] for row in tables[t]["rows"]} for t in tables}
+        outcomes = {outcome: count for outcome, (count, *_) in cells["names"].items()}
+        judge = cells.get("judge", {})
+        verdicts = [
+            f"{judge[m][0]}, n = {judge[m][2]}" if m in judge else "not judged"
+            for m in ("rank <= 2", "rank 1")
+        ]
+        found = cells.get("search", {}).get("features")
+        chance = cells.get("search", {}).get("random choice")
+        rows.append(
+            [
+                label,
+                f"{outcomes.get('named', 0)} of {sum(outcomes.values())}",
+                *verdicts,
+                found[0] if found else "no query",
+                chance[0] if chance else "",
+            ]
+        )
+    columns = ["names", "named", "judge: rank <= 2 (chance 40 %)", "rank 1 (20 %)"]
+    return [*columns, "precision@10 of labels as queries", "of a random choice"], rows
 
 
 def gather(part: str, out: Path, args: argparse.Namespace) -> None:
     """One result file from those of the verbs."""
-    tables = {}
-    for name in ("evaluation", "explained-encoder", "explained-twin"):
-        found = read_results(out / name / "results.json")["tables"]
-        for table, content in found.items():
-            slug = re.sub(r"[^a-z0-9.]+", "-", f"{name} {table}".lower())
-            tables[slug] = (content["columns"], content["rows"])
-    # What a README has no room for stays in the reports.
-    kept = {slug: table for slug, table in tables.items() if not slug.endswith("-queries")}
+    evaluated = read_results(out / "evaluation" / "results.json")
+    tables = {"names": names_table(out)}
+    for name, content in evaluated["tables"].items():
+        slug = re.sub(r"[^a-z0-9.]+", "-", name.lower())
+        tables[slug] = (content["columns"], content["rows"])
+    search = read_results(out / "explained-encoder" / "results.json")["tables"]
+    for name in ("search", "search-differences"):
+        if name in search:
+            tables[name] = (search[name]["columns"], search[name]["rows"])
     write_results(
         ROOT / "results" / f"sail_{part}.json",
         command=f"python benchmarks/study_sail.py {part} ...",
         seeds=list(range(args.seeds)),
-        n=read_results(out / "evaluation" / "results.json")["n"],
-        tables=kept,
+        n=evaluated["n"],
+        tables=tables,
     )
-    print("\n".join(kept))
+    print("\n".join(tables))
 
 
 def main() -> None:
@@ -167,6 +211,10 @@ def main() -> None:
         "--classes",
         default="totalsegmentator",
         help="volumes: TotalSegmentator's package, or the path of its map_to_binary.py",
+    )
+    parser.add_argument(
+        "--language-model",
+        help="also name 20 features with this model: a folder, a GGUF file or sample data",
     )
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("outputs/study_sail"))
