@@ -102,6 +102,8 @@ def study(part: str, args: argparse.Namespace) -> None:
        | {"out": str(out / "slices")}, out / "slice.yaml")  # fmt: skip
     embedding = config("embed_radiographs" if part == "radiographs" else "embed_tokens")
     embedding |= {"batch_size": 2}  # the fastest on a processor's few cores
+    if part == "volumes":
+        embedding["encoder"]["image_size"] = 448  # 14 x 14 patches: over 100,000 in all
     embedding |= {"slices": str(out / "slices"), "out": str(out / "embeddings")}
     do("embed", embedding, out / "embed.yaml")
     stores = {"encoder": out / "embeddings", "twin": out / "embeddings-random"}
