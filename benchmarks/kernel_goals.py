@@ -98,10 +98,10 @@ GOALS = [
 ]
 
 
-def source(name: str) -> str:
-    """Return the commit that one benchmark timed."""
+def source(name: str) -> tuple[str, int]:
+    """Return the commit that one benchmark timed, and in how many rounds at most."""
     document = json.loads((ROOT / "results" / f"bench_{name}.json").read_text())
-    return str(document["commit"])
+    return str(document["commit"]), int(document["n"]["rounds at most"])
 
 
 def main() -> None:
@@ -118,12 +118,12 @@ def main() -> None:
         rows.append([work, f"{sign} {goal:g}", *(f"{value:.2f}" for value in found), verdict])
     for row in [columns, *rows]:
         print("{:<50} {:>8} {:>10} {:>10}  {}".format(*row))
-    commits = sorted({source(name) for _, name, *_ in GOALS})
+    commits, rounds = zip(*{source(name) for _, name, *_ in GOALS}, strict=True)
     write_results(
         options.results,
-        command=f"make bench (timed at {', '.join(commits)})",
+        command=f"make bench (timed at {', '.join(sorted(set(commits)))})",
         seeds=[0],
-        n={"rounds at most": 7},
+        n={"rounds at most": max(rounds)},
         tables={"goals": (columns, rows)},
     )
 
