@@ -143,8 +143,8 @@ def test_one_subject_gives_no_interval_and_the_report_says_why(
     file = prepared(CONFIGS[0], tmp_path, one_subject=True)
     assert run(["evaluate", "-c", str(file)]) == 0
     printed = capsys.readouterr().out
-    assert "one subject, the independent unit: there are no intervals" in printed
-    assert "With one subject in test no difference can be judged" in printed
+    assert "Independent units in test: 1, fewer than 5 subjects: there are no intervals" in printed
+    assert "With so few subjects in test no difference can be judged" in printed
     assert "up to 4 rows of one scan in test" in printed
     tables = read_results(tmp_path / "out" / "results.json")["tables"]
     assert not [cell for row in tables["recovery"]["rows"] for cell in row if "[" in cell]

@@ -162,7 +162,7 @@ def test_a_difference_is_of_pairs_and_judged_by_its_interval() -> None:
     assert "No difference is shown in" in text
     assert "monosemanticity M (+0.100)" in text
     alone = summary.differences(measured(0.6, []), measured(0.5, []), ["liver"])
-    assert {verdict for _, verdict in alone.values()} == {"one subject: no interval"}
+    assert {verdict for _, verdict in alone.values()} == {"too few subjects: no interval"}
     assert summary.differences(real, measured(0.5, [], same="y"), ["liver"]) == {}
     del control.runs[0]["monosemanticity"]["m"]
     found = summary.differences(real, control, ["liver"])

@@ -60,14 +60,18 @@ def test_a_resampled_auroc_is_that_of_the_rows_repeated() -> None:
 
 
 def test_resamples_belong_to_subjects_and_not_to_rows() -> None:
-    one, other = Resamples(["a", "b", "c", "d", "a"], 7), Resamples(["d", "c", "b", "a"], 7)
+    one = Resamples(["a", "b", "c", "d", "a"], 7, least=4)
+    other = Resamples(["d", "c", "b", "a"], 7, least=4)
     assert (one.counts == other.counts).all()
     assert (one.counts.sum(1) == 4).all()
     assert (one.halves.sum(1) == 2).all()
     alone = Resamples(["a", "a"], 7)
     assert alone.counts.shape == (0, 1)
+    few = Resamples(["a", "b", "c", "d"], 7)
+    assert few.counts.shape == (0, 4)
+    assert interval(few.mean(np.arange(4.0))) is None
     assert interval(alone.mean(np.ones(2))) is None
-    absent = Resamples(["a", "b"], 50, seed=1)
+    absent = Resamples(["a", "b"], 50, seed=1, least=2)
     assert np.isnan(absent.auroc(np.array([0, 1]), np.array([0.0, 1.0]))).any()
 
 

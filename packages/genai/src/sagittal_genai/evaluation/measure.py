@@ -1,7 +1,7 @@
 """Everything measured on one store or one autoencoder, as plain values for the cache.
 
 What is chosen (C, features, targets) is chosen on train and val; what is reported is of test. Lists
-named ``draws`` hold a value for each resample of the test subjects, empty with a single subject.
+named ``draws`` hold a value for each resample of the test subjects, empty with too few subjects.
 """
 
 from __future__ import annotations

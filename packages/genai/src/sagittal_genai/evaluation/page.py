@@ -13,6 +13,7 @@ from sagittal_core.results import Table, write_results
 from sagittal_genai.evaluation import figures, summary
 from sagittal_genai.evaluation.rows import SPLITS, Rows
 from sagittal_genai.evaluation.summary import Evaluated
+from sagittal_genai.metrics.resampling import LEAST_SUBJECTS
 
 CAPTIONS = {
     "differences": "Paired over the same subjects; 95 % bootstrap intervals.",
@@ -123,9 +124,11 @@ def _notes(
 ) -> list[str]:
     """What limits the figures: units, thinned rows, relaxed rules, probes that did not end."""
     notes = []
-    if rows.counts("test")[1] < 2:
+    subjects = rows.counts("test")[1]
+    if subjects < LEAST_SUBJECTS:
         notes.append(
-            "The test rows are of one subject, the independent unit: there are no intervals."
+            f"Independent units in test: {subjects}, fewer than {LEAST_SUBJECTS} subjects: there"
+            " are no intervals."
         )
     if not (rows.split == "val").any():
         notes.append("The store has no val rows: C, features and targets were chosen on train.")

@@ -41,7 +41,7 @@ class Evaluated:
 
 @dataclass
 class Score:
-    """A number with its resamples; ``draws`` is empty with a single subject."""
+    """A number with its resamples; ``draws`` is empty with too few subjects."""
 
     value: float
     draws: NDArray[np.float64]
@@ -142,7 +142,7 @@ def differences(
     """Paired difference to the random encoder, and what it says, by measure.
 
     The verdict is ``"higher"``, ``"lower"``, ``"no difference shown"``, ``NOT_BOTH`` or, without
-    an interval, ``"one subject: no interval"``; nothing is returned where the rows differ.
+    an interval, ``"too few subjects: no interval"``; nothing is returned where the rows differ.
     """
     if real.same_rows != control.same_rows:
         return {}
@@ -156,7 +156,7 @@ def differences(
         gap = Score(a.value - b.value, a.draws - b.draws)
         ends = interval(gap.draws)
         if ends is None:
-            verdict = "one subject: no interval"
+            verdict = "too few subjects: no interval"
         elif ends[0] > 0:
             verdict = "higher"
         else:
@@ -178,8 +178,8 @@ def sentence(label: str, control: str, found: Mapping[str, tuple[Score, str]]) -
         " out 0, in",
         "lower": f"{label} is below {control} in",
         "no difference shown": "No difference is shown in",
-        "one subject: no interval": "With one subject in test no difference can be judged; the"
-        " figures are of",
+        "too few subjects: no interval": "With so few subjects in test no difference can be"
+        " judged; the figures are of",
         NOT_BOTH: "Not defined for both, and not compared:",
     }
     parts = [f"{starts[v]} {', '.join(groups[v])}." for v in starts if v in groups]

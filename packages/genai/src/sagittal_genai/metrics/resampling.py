@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from sagittal_core.seeds import counter_seed
 
+LEAST_SUBJECTS = 5
+"""Fewer independent units than this give no interval: resamples of them are but a few sets."""
+
 # Bounds the matrices of resamples by rows to ~32 MB.
 _CHUNK_ELEMENTS = 4_000_000
 
@@ -18,8 +21,8 @@ class Resamples:
     """How often each row counts in each resample of whole subjects (Efron & Tibshirani 1993).
 
     The same subjects and seed give the same resamples, whatever is measured on the rows: the draws
-    of two encoders can be subtracted. With a single subject there is nothing to resample, and the
-    methods return an empty array.
+    of two encoders can be subtracted. With fewer than ``least`` subjects nothing is resampled, and
+    the methods return an empty array.
 
     Attributes:
         counts: (R, units) how often each subject was drawn.
@@ -30,16 +33,20 @@ class Resamples:
         subjects: The independent unit of each row, (n,).
         resamples: Number R of resamples.
         seed: Of the resampling.
+        least: Subjects needed.
     """
 
     def __init__(
-        self, subjects: ArrayLike | Sequence[str], resamples: int = 500, seed: int = 0
+        self,
+        subjects: ArrayLike | Sequence[str],
+        resamples: int = 500,
+        seed: int = 0,
+        least: int = LEAST_SUBJECTS,
     ) -> None:
         names, self.unit = np.unique(np.asarray(subjects).astype(str), return_inverse=True)
         self.units, self.rows = len(names), len(self.unit)
         self.identity = hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
-        # A single subject has nothing to resample.
-        count = resamples if self.units > 1 else 0
+        count = resamples if self.units >= least else 0
         rng = np.random.default_rng(counter_seed(seed, "resampled subjects"))
         drawn = rng.integers(self.units, size=(count, self.units))
         drawn += np.arange(count)[:, None] * self.units
@@ -110,7 +117,7 @@ def auroc(truth: NDArray, scores: NDArray) -> float:
 
 
 def interval(draws: ArrayLike, level: float = 0.95) -> tuple[float, float] | None:
-    """Percentile interval of resampled values; None without any (a single subject)."""
+    """Percentile interval of resampled values; None without any (too few subjects)."""
     known = np.asarray(draws, dtype=np.float64)
     known = known[np.isfinite(known)]
     if not len(known):
