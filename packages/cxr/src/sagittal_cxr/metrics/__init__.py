@@ -1,0 +1,1 @@
+"""Measures, each with its interval over patients."""

@@ -1,0 +1,1 @@
+"""Readers of public chest X-ray data sets: files as published to records."""

@@ -1,0 +1,1 @@
+"""Radiology reports: sections, labels by rule, pseudo-reports from labels."""

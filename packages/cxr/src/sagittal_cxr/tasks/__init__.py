@@ -1,0 +1,1 @@
+"""The five task types that a chest X-ray model is evaluated on."""
