@@ -96,6 +96,21 @@ def test_choices_follow_the_chain_rule_whatever_their_length(model: LocalModel) 
     assert scores.tokens.tolist() == [1, 4, 1, 2, 2]
 
 
+def test_many_conversations_score_as_each_alone(model: LocalModel) -> None:
+    """Padding on the left and other rows of a batch change nothing."""
+    talks = [
+        (Message("user", text),)
+        for text in ("which", "which organ is it", "left and right kidney with it", "it")
+    ]
+    for options in (["liver", "spleen", "kidney"], ["left liver", "it"]):
+        together = model.choose_many(talks, options)
+        for talk, found in zip(talks, together, strict=True):
+            alone = model.choose(talk, options)
+            np.testing.assert_allclose(found.logprobs, alone.logprobs, atol=1e-5)
+            np.testing.assert_array_equal(found.tokens, alone.tokens)
+    assert model.choose_many([], ["liver"]) == []
+
+
 def test_greedy_is_the_most_likely_token_each_time(model: LocalModel) -> None:
     reply = model.complete(Request(ASK, max_tokens=5))
     network, tokenizer = model._load()

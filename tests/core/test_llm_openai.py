@@ -30,7 +30,10 @@ class Waits(Clock):
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
-    def sleep(self, seconds: float) -> None:
+    def now(self) -> float:
+        return sum(self.seconds)
+
+    async def sleep(self, seconds: float) -> None:
         self.seconds.append(seconds)
 
 
@@ -199,3 +202,34 @@ def test_parse_tells_unreadable_from_missing(server: Any, client: OpenAIChat) ->
     assert (value, reply.outcome) == (None, "parse_failure")
     value, reply = parse(client.complete(ASK), int)
     assert (value, reply.outcome) == (None, "transport")
+
+
+def test_candidates_for_the_first_token_are_told(server: Any, client: OpenAIChat) -> None:
+    answer = completion("Yes")
+    listed = [{"token": "Yes", "logprob": -0.1}, {"token": "No", "logprob": -2.5}]
+    answer["choices"][0]["logprobs"] = {"content": [{"token": "Yes", "top_logprobs": listed}]}
+    server.answers = [answer, completion("Yes")]
+    asked = Request((Message("user", "Will it?"),), max_tokens=1, top_logprobs=5)
+    assert client.complete(asked).first_token == (("Yes", -0.1), ("No", -2.5))
+    assert (server.received[0]["logprobs"], server.received[0]["top_logprobs"]) == (True, 5)
+    assert client.complete(ASK).first_token == ()
+    assert "logprobs" not in server.received[1]
+
+
+def test_a_request_is_not_sent_again_after_its_longest(server: Any) -> None:
+    server.answers = [(500, "", {})]
+    client = OpenAIChat(server.url, "tiny", clock=Waits(), attempts=50, longest=10)
+    assert client.complete(ASK).outcome == "transport"
+    client.close()
+    assert sum(client.clock.seconds) <= 10
+    assert len(server.received) < 6
+
+
+def test_all_requests_wait_where_a_server_asks_for_it(server: Any) -> None:
+    clock = Waits()
+    client = OpenAIChat(server.url, "tiny", clock=clock, attempts=1)
+    server.answers = [(429, "", {"Retry-After": "7"}), completion("liver")]
+    client.complete(ASK)
+    assert client.complete(ASK).ok
+    client.close()
+    assert clock.seconds == [7.0]

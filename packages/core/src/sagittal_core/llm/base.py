@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -46,6 +47,10 @@ class LanguageModel(ABC):
                 let us in: every other request would fail alike.
         """
 
+    async def ask(self, request: Request) -> Reply:
+        """As :meth:`complete`, others going on meanwhile; by default in a thread of its own."""
+        return await asyncio.to_thread(self.complete, request)
+
     def choose(self, messages: Sequence[Message], options: Sequence[str]) -> ChoiceScores:
         """Score each option as the assistant's whole answer.
 
@@ -54,6 +59,12 @@ class LanguageModel(ABC):
                 do not.
         """
         raise NotImplementedError(f"{self.name} does not score given answers")
+
+    def choose_many(
+        self, conversations: Sequence[Sequence[Message]], options: Sequence[str]
+    ) -> list[ChoiceScores]:
+        """:meth:`choose` for each of several conversations, in order."""
+        return [self.choose(messages, options) for messages in conversations]
 
     def close(self) -> None:  # noqa: B027 - most models hold nothing open
         """Give connections back; the next request opens new ones."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 
 from sagittal_core.llm.base import ChoiceScores, LanguageModel
-from sagittal_core.llm.reply import Message, Reply, Request
+from sagittal_core.llm.reply import Message, Reply, Request, reply_from
 from sagittal_core.run_folder import write_atomically
 
 
@@ -42,7 +42,7 @@ class ReplyCache:
         """The stored answer, or None."""
         try:
             entry = json.loads(self._file(request.key(identity)).read_text(encoding="utf-8"))
-            reply = Reply(**{**entry["reply"], "cached": True})
+            reply = reply_from(entry["reply"], cached=True)
         except FileNotFoundError:
             self.misses += 1
             return None
@@ -87,6 +87,15 @@ class CachedModel(LanguageModel):
         if found is not None:
             return found
         reply = self.model.complete(request)
+        self.cache.put(request, self.identity, reply)
+        return reply
+
+    async def ask(self, request: Request) -> Reply:
+        """Answer one request from disk or from the model, others going on meanwhile."""
+        found = self.cache.get(request, self.identity)
+        if found is not None:
+            return found
+        reply = await self.model.ask(request)
         self.cache.put(request, self.identity, reply)
         return reply
 

@@ -29,7 +29,8 @@ class LocalModel(LanguageModel):
         sees_images: Load it as an image-text model with its processor.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
         dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
-        options_per_pass: Options of :meth:`choose` that share one forward pass.
+        options_per_pass: Options of :meth:`choose`, or conversations of :meth:`choose_many`, that
+            share one forward pass.
 
     Raises:
         DataError: If there is no such file or sample data.
@@ -121,6 +122,44 @@ class LocalModel(LanguageModel):
             with torch.inference_mode():
                 scores += _logprobs(model, prompt, part, inputs)
         return ChoiceScores(np.array(scores), np.array([len(t) for t in tokens], dtype=np.int64))
+
+    def choose_many(
+        self, conversations: Sequence[Sequence[Message]], options: Sequence[str]
+    ) -> list[ChoiceScores]:
+        """Log-probability of each option after each conversation, in order.
+
+        Where every option is a single token, conversations of like length share a forward pass, and
+        one pass scores all options; otherwise each conversation has its own.
+
+        Raises:
+            DataError: As :meth:`choose`.
+        """
+        model, processor = self._load()
+        tokens = [
+            _tokenizer(processor)(option, add_special_tokens=False)["input_ids"]
+            for option in options
+        ]
+        if self.sees_images or any(len(option) != 1 for option in tokens):
+            return super().choose_many(conversations, options)
+        prompts = [self._inputs(messages)["input_ids"][0].tolist() for messages in conversations]
+        longest = max((len(prompt) for prompt in prompts), default=0)
+        if longest + 1 > self._context():
+            raise DataError(
+                self.name,
+                key="conversations",
+                expected=f"prompts of up to {self._context() - 1} tokens",
+                found=f"{longest} tokens",
+            )
+        chosen = [option[0] for option in tokens]
+        ones = np.ones(len(chosen), dtype=np.int64)
+        scores: list[ChoiceScores | None] = [None] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        for start in range(0, len(order), self.options_per_pass):
+            part = order[start : start + self.options_per_pass]
+            rows = _next_token_logprobs(model, [prompts[i] for i in part], chosen)
+            for number, row in zip(part, rows, strict=True):
+                scores[number] = ChoiceScores(row, ones.copy())
+        return [score for score in scores if score is not None]
 
     def _inputs(self, messages: Sequence[Message]) -> dict[str, Any]:
         """The conversation as the model's chat template puts it, one row."""
@@ -246,3 +285,21 @@ def _logprobs(
     picked = logits.float().log_softmax(-1).gather(2, padded[..., None])[..., 0]
     summed: list[float] = (picked * there).double().sum(1).tolist()
     return summed
+
+
+def _next_token_logprobs(model: Any, prompts: list[list[int]], chosen: list[int]) -> Any:
+    """(prompts, chosen) float64 log-probabilities of the token after each prompt."""
+    import torch
+
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=model.device)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):  # padded on the left: the last token stands in the last
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        logits = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1
+        ).logits[:, -1]
+        return logits.float().log_softmax(-1)[:, chosen].double().cpu().numpy()

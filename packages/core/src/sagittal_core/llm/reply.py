@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -47,6 +47,7 @@ class Request:
         temperature: 0 is greedy.
         seed: Of the sampling, where the model can be seeded.
         sample: Number of the draw, so that several answers to one prompt are told apart.
+        top_logprobs: Candidates for the first token that the reply shall tell, 0 to 20.
     """
 
     messages: tuple[Message, ...]
@@ -54,6 +55,7 @@ class Request:
     temperature: float = 0.0
     seed: int = 0
     sample: int = 0
+    top_logprobs: int = 0
 
     def described(self) -> dict[str, Any]:
         """Plain values, with the SHA-256 of every image in its place."""
@@ -70,6 +72,7 @@ class Request:
             "temperature": self.temperature,
             "seed": self.seed,
             "sample": self.sample,
+            "top_logprobs": self.top_logprobs,
         }
 
     def key(self, identity: str) -> str:
@@ -93,6 +96,8 @@ class Reply:
         completion_tokens: Length of the answer, if known.
         cached: Whether it was read from the cache.
         detail: Why the outcome is not ``ok``. Holds nothing of the prompt.
+        first_token: Candidates for the first token of the answer with their natural
+            log-probabilities, where they were asked for and the model tells them.
     """
 
     outcome: Outcome
@@ -102,11 +107,22 @@ class Reply:
     completion_tokens: int | None = None
     cached: bool = False
     detail: str = ""
+    first_token: tuple[tuple[str, float], ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether the answer is whole and readable so far."""
         return self.outcome == "ok"
+
+
+def reply_from(stored: Mapping[str, Any], *, cached: bool = False) -> Reply:
+    """A reply that was kept as JSON.
+
+    Raises:
+        TypeError: If a field is missing or unknown.
+    """
+    first = tuple((str(token), float(value)) for token, value in stored.get("first_token", ()))
+    return Reply(**{**stored, "cached": cached, "first_token": first})
 
 
 def parse(reply: Reply, reader: Callable[[str], T]) -> tuple[T | None, Reply]:
