@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from sagittal_core import sample_data
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.llm.base import ChoiceScores, LanguageModel
 from sagittal_core.llm.reply import Message, Reply, Request, judged
+from sagittal_core.llm.weights import find_model, fingerprint, read_model
 from sagittal_core.seeds import counter_seed
-
-_WEIGHTS = ("*.safetensors", "*.gguf", "config.json", "tokenizer.json", "chat_template*")
-_END = 1 << 20  # bytes at either end of a file that identify it, beside its size
 
 
 class LocalModel(LanguageModel):
@@ -49,7 +45,7 @@ class LocalModel(LanguageModel):
             raise ConfigError(f"llm: dtype must be auto, float32, bfloat16 or float16, not {dtype}")
         if options_per_pass < 1:
             raise ConfigError("llm: options_per_pass must be at least 1")
-        self.path = Path(path) if Path(path).exists() else _sample(str(path))
+        self.path = find_model(path)
         self.name = self.path.stem if self.path.is_file() else self.path.resolve().name
         self.sees_images, self.device, self.dtype = sees_images, device, dtype
         self.options_per_pass = options_per_pass
@@ -189,63 +185,16 @@ class LocalModel(LanguageModel):
     def _load(self) -> tuple[Any, Any]:
         """Model and tokenizer, or processor; once."""
         if self._loaded is None:
-            self._loaded = _read(self.path, self.sees_images, self.device, self.dtype)
+            loaded = read_model(self.path, self.sees_images, self.device, self.dtype)
+            if not getattr(loaded[1], "chat_template", None):
+                raise DataError(
+                    self.path,
+                    key="chat_template",
+                    expected="a model tuned for conversation",
+                    found="none",
+                )
+            self._loaded = loaded
         return self._loaded
-
-
-def fingerprint(path: Path) -> str:
-    """Sixteen digits of names, sizes and both ends of the files that decide what a model says."""
-    files = [path] if path.is_file() else sorted(f for p in _WEIGHTS for f in path.glob(p))
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(_END))
-            opened.seek(max(0, size - _END))
-            digest.update(opened.read())
-    return digest.hexdigest()[:16]
-
-
-def _sample(name: str) -> Path:
-    if name in sample_data.names():
-        return sample_data.path(name)
-    raise DataError(
-        name, key="path", expected="a folder, a GGUF file or sample data", found="no such file"
-    )
-
-
-def _read(path: Path, sees_images: bool, device: str, dtype: str) -> tuple[Any, Any]:
-    import torch
-    import transformers
-
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    options: dict[str, Any] = {"local_files_only": True}
-    folder = path
-    if path.is_file():
-        folder, options = path.parent, options | {"gguf_file": path.name}
-    model_class: Any = transformers.AutoModelForCausalLM
-    reader_class: Any = transformers.AutoTokenizer
-    if sees_images:
-        model_class = transformers.AutoModelForImageTextToText
-        reader_class = transformers.AutoProcessor
-    try:
-        processor = reader_class.from_pretrained(folder, **options)
-        if not path.is_file():
-            options = options | {"use_safetensors": True}
-        model = model_class.from_pretrained(folder, dtype=dtype, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            path,
-            key="weights",
-            expected="a chat model that transformers reads from safetensors or GGUF",
-            found=str(error).splitlines()[0],
-        ) from error
-    if not getattr(processor, "chat_template", None):
-        raise DataError(
-            path, key="chat_template", expected="a model tuned for conversation", found="none"
-        )
-    return model.to(place).eval(), processor
 
 
 def _tokenizer(processor: Any) -> Any:

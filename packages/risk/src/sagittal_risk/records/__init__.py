@@ -1,0 +1,1 @@
+"""Patient records: tables and events as text."""

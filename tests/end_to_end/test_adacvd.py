@@ -1,0 +1,182 @@
+"""AdaCVD through its command line on a tiny model and table: fit, test, adapt, load."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+import yaml
+
+from sagittal_core.errors import ConfigError
+from sagittal_risk.adacvd import load_adacvd
+from sagittal_risk.cli import run
+from sagittal_risk.data import RiskRecords
+
+pytestmark = pytest.mark.e2e
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "packages" / "risk" / "configs" / "adacvd_framingham.yaml"
+
+_spec = importlib.util.spec_from_file_location("tiny_lm", ROOT / "tests" / "risk" / "tiny_lm.py")
+tiny_lm = importlib.util.module_from_spec(_spec)
+sys.modules["tiny_lm"] = tiny_lm
+_spec.loader.exec_module(tiny_lm)
+
+
+def patients(count: int = 48) -> pandas.DataFrame:
+    rng = np.random.default_rng(0)
+    return pandas.DataFrame(
+        {
+            "AGE": rng.integers(40, 80, count),
+            "SEX": rng.integers(1, 3, count),
+            "SYSBP": rng.normal(130, 15, count),
+            "BPMEDS": np.where(rng.random(count) < 0.2, np.nan, rng.integers(0, 2, count)),
+            "TOTCHOL": rng.normal(220, 30, count),
+            "HDLC": rng.normal(50, 10, count),
+            "CURSMOKE": rng.integers(0, 2, count),
+            "BMI": rng.normal(26, 3, count),
+            "DIABETES": rng.integers(0, 2, count),
+            "CVD_10Y": np.arange(count) % 2,
+            "split": np.array(["train", "train", "val", "test"])[np.arange(count) // 2 % 4],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("risk")
+    patients().to_csv(folder / "patients.csv", index=False)
+    settings = yaml.safe_load(CONFIG.read_text())["data"]["init_args"]
+    data = RiskRecords(**{**parsed(settings), "table": str(folder / "patients.csv")})
+    data.setup()
+    texts = [data.sets["train"][key_of(i)][0] for i in range(len(data.sets["train"]))]
+    tiny_lm.save_tiny(folder / "lm", texts)
+    return {"table": str(folder / "patients.csv"), "weights": str(folder / "lm")}
+
+
+def key_of(index: int) -> Any:
+    from sagittal_core.sampling import ItemKey
+
+    return ItemKey(index, 0)
+
+
+def parsed(settings: dict[str, Any]) -> dict[str, Any]:
+    from sagittal_risk.records.description import Feature, Group
+
+    groups = [
+        Group(g["name"], [Feature(**f) for f in g["features"]], g.get("base", False))
+        for g in settings["groups"]
+    ]
+    return {**settings, "groups": groups}
+
+
+def command(verb: str, inputs: dict[str, str], runs: Path, *more: str) -> int:
+    return run(
+        [
+            verb,
+            *("-c", str(CONFIG)),
+            f"--runs_dir={runs}",
+            f"--data.init_args.table={inputs['table']}",
+            f"--model.init_args.weights={inputs['weights']}",
+            "--trainer.max_epochs=2",
+            "--trainer.accelerator=cpu",
+            *more,
+        ]
+    )
+
+
+def only_run(runs: Path, name: str = "adacvd_framingham") -> Path:
+    (found,) = runs.glob(f"{name}-*")
+    return found
+
+
+def test_fit_and_test_write_risks_and_small_checkpoints(
+    inputs: dict[str, str], tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    assert command("fit", inputs, runs) == 0
+    folder = only_run(runs)
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert state
+    assert all("lora_" in name for name in state)
+    assert command("test", inputs, runs) == 0
+    (file,) = runs.rglob("risks.csv")
+    risks = pandas.read_csv(file)
+    table = patients()
+    assert risks["row"].tolist() == np.flatnonzero(table["split"] == "test").tolist()
+    assert risks["outcome"].tolist() == table["CVD_10Y"][risks["row"]].tolist()
+    assert risks["risk"].between(0, 1).all()
+
+    model = load_adacvd(runs / "adacvd_framingham")
+    data = RiskRecords(
+        **{
+            **parsed(yaml.safe_load(CONFIG.read_text())["data"]["init_args"]),
+            "table": inputs["table"],
+        }
+    )
+    data.setup()
+    with torch.no_grad():
+        again = model.network([data.sets["test"][key_of(0)][0]]).risk
+    assert float(again) == pytest.approx(risks["risk"][0], abs=1e-5)
+
+
+def test_adaptation_goes_on_from_a_run(inputs: dict[str, str], tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    assert command("fit", inputs, runs) == 0
+    start = f"--model.init_args.start={runs / 'adacvd_framingham'}"
+    more = ("--run_name=adapted", start, "--data.init_args.limit=4", "--trainer.max_epochs=1")
+    few = [*more, "--model.init_args.learning_rate=0"]
+    assert command("fit", inputs, runs, *few) == 0
+    before, after = (load_adacvd(runs / name) for name in ("adacvd_framingham", "adapted"))
+    for name, value in before.adapters().items():
+        torch.testing.assert_close(after.adapters()[name], value, rtol=0, atol=0)
+
+
+def test_another_model_cannot_be_gone_on_from(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    assert command("fit", inputs, runs) == 0
+    other = tiny_lm.save_tiny(tmp_path / "other", ["Age: 61"], seed=1)
+    start = f"--model.init_args.start={runs / 'adacvd_framingham'}"
+    more = ("--run_name=adapted", start, f"--model.init_args.weights={other}")
+    assert command("fit", inputs, runs, *more) == 2
+    assert "was trained on" in capsys.readouterr().err
+
+
+def test_bad_tables_are_named(tmp_path: Path) -> None:
+    settings = parsed(yaml.safe_load(CONFIG.read_text())["data"]["init_args"])
+    file = tmp_path / "t.csv"
+    for change, message in (
+        ({"CVD_10Y": 2}, "0 or 1"),
+        ({"split": "dev"}, "only train, val, test"),
+    ):
+        patients().assign(**change).to_csv(file, index=False)
+        with pytest.raises(Exception, match=message):
+            RiskRecords(**{**settings, "table": str(file)}).setup()
+    patients().drop(columns="BMI").to_csv(file, index=False)
+    with pytest.raises(ConfigError, match="no column 'BMI'"):
+        RiskRecords(**{**settings, "table": str(file)}).setup()
+
+
+def test_a_limit_takes_the_same_few_and_known_share_leaves_fields_out(
+    inputs: dict[str, str],
+) -> None:
+    settings = parsed(yaml.safe_load(CONFIG.read_text())["data"]["init_args"])
+    settings["table"] = inputs["table"]
+    few, more = (RiskRecords(**settings, limit=n) for n in (4, 8))
+    half = RiskRecords(**settings, known_share=0.5)
+    spoken = RiskRecords(**settings, narrated=1.0)
+    whole = RiskRecords(**settings)
+    for data in (few, more, half, spoken, whole):
+        data.setup()
+    assert set(few.sets["train"].rows) < set(more.sets["train"].rows)
+    text = whole.sets["test"][key_of(0)][0]
+    assert 0 < half.sets["test"][key_of(0)][0].count(";\n") < text.count(";\n")
+    assert ";\n" not in spoken.sets["test"][key_of(0)][0]
+    assert "mmHg" in spoken.sets["test"][key_of(0)][0]
