@@ -75,8 +75,12 @@ class Labeler:
 
         A text without a letter has no label at all, not even "No Finding".
         """
+        return self.summary(text, self.mentions(text))
+
+    def summary(self, text: str, mentions: Iterable[Mention]) -> dict[str, int | None]:
+        """Return what the mentions of a text add up to, as :meth:`label` does."""
         labels: dict[str, int | None] = dict.fromkeys(CHEXPERT)
-        for mention in self.mentions(text):
+        for mention in mentions:
             known = labels[mention.observation]
             if known is None or known == NEGATIVE or mention.status == POSITIVE:
                 labels[mention.observation] = mention.status
