@@ -10,7 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from sagittal_core import sample_data
 from sagittal_core.results import read_results
+from sagittal_cxr.reports.labeler import Labeler
 from sagittal_cxr.reports.observations import CHEXPERT
 
 
@@ -57,6 +59,27 @@ def test_headings_count_from_their_beginning(study: ModuleType) -> None:
     assert study._means("Cardiac Shadow/enlarged/mild", ("Cardiac Shadow/enlarged",))
     assert not study._means("Cardiac Shadow/borderline", ("Cardiac Shadow/enlarged",))
     assert not study._means("Massive", ("Mass",))
+
+
+def test_what_is_read_of_radlabels(study: ModuleType) -> None:
+    folder = sample_data.path("radlabels_reports")
+    reference = study.read_radlabels(folder, "development")
+    assert (len(reference.texts), reference.labels.shape) == (300, (300, 14))
+    assert not any("INDICATION:" in text or "COMPARISON:" in text for text in reference.texts)
+    lines = {
+        line[0]: line for line in study.compare(reference, Labeler().label_many(reference.texts))
+    }
+    assert lines["Pneumothorax"][5] == 99
+    assert float(lines["Pneumothorax"][6].split()[0]) > 0.9
+    assert float(study.macro(list(lines.values()), 4)) > 0.9
+
+
+def test_what_is_read_of_openi(study: ModuleType) -> None:
+    reference, left = study.read_openi(sample_data.path("openi_reports"))
+    assert len(reference.texts) + sum(left.values()) == 3955
+    normal = reference.labels[:, 0] == 1
+    assert 1300 < normal.sum() < 1391
+    assert not reference.labels[normal, 1:].any(axis=1).mean() > 0.01
 
 
 def test_committed_results_are_of_the_held_out_reports(repo_root: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from sagittal_cxr.cli import run
+from sagittal_cxr.label import label as verb
 from sagittal_cxr.reports.observations import CHEXPERT
 
 pytestmark = pytest.mark.e2e
@@ -99,6 +103,17 @@ def test_tables_with_sections(tmp_path: Path) -> None:
     assert label(file, "--out", out, "--impression", "i", "--use", "impression") == 0
     assert [row["key"] for row in rows(out / "labels.csv")] == ["0", "1"]
     assert [row["key"] for row in rows(out / "refused.csv")] == ["2"]
+
+
+def test_help_names_every_option_without_torch() -> None:
+    code = (
+        "import sys; from sagittal_cxr.cli import run; status = run(['label', '--help'])\n"
+        "assert not {'torch', 'pandas'} & set(sys.modules); raise SystemExit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for option in inspect.signature(verb).parameters:
+        assert option in done.stdout
 
 
 def test_bad_input_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
