@@ -21,6 +21,8 @@ from sagittal_cxr.curation.selector import Candidates, Selector, reason_names
 
 BY_SCORE = [RandomSelector, CLIPScoreSelector, RHOSelector]
 ALL = [
+    "JESTSelector",
+    "SemDeDupSelector",
     "CLIPScoreSelector",
     "PrototypeSelector",
     "RHOSelector",
