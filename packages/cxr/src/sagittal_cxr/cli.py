@@ -12,6 +12,7 @@ def run(args: list[str] | None = None) -> int:
     verbs: dict[str, str] = {
         "evaluate": "sagittal_cxr.evaluate:evaluate",
         "benchmarks": "sagittal_cxr.benchmarks:benchmarks",
+        "export": "sagittal_cxr.export:export",
     }
     return run_cli(args, prog="sagittal-cxr", verbs=verbs, register="sagittal_cxr.registry")
 
