@@ -10,23 +10,8 @@ import pandas
 import torch
 from PIL import Image
 
-WORDS = [
-    "no",
-    "acute",
-    "finding",
-    "large",
-    "small",
-    "left",
-    "right",
-    "effusion",
-    "mass",
-    "clear",
-    "lungs",
-    "heart",
-    "normal",
-    ".",
-    ",",
-]
+WORDS = ["no", "acute", "finding", "large", "small", "left", "right", "effusion", "mass"]
+WORDS += ["clear", "lungs", "heart", "normal", ".", ","]
 SIDE = 28
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -155,9 +156,8 @@ class RadiographReports(lightning.LightningDataModule):
         for name in ("train", "val") if fitting else ("val", "test"):
             pairs = self._pairs[name]
             assert pairs.cache is not None
-            pairs.cache.fill(
-                pairs.rows, pairs.read, self.num_workers, lambda blocks: _track(blocks, name)
-            )
+            shown = partial(_track, name=name)
+            pairs.cache.fill(pairs.rows, pairs.read, self.num_workers, shown)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the index, once.

@@ -1,4 +1,4 @@
-"""Large contrastive batches in the memory of a small one: encode in chunks, recompute for gradients.
+"""Large contrastive batches in the memory of a small one: chunks, encoded again for gradients.
 
 A contrastive loss needs the rows of the whole batch at once, but not the activations that led to
 them. GradCache (Gao et al., arXiv 2101.06983) encodes without activations, takes the loss of all

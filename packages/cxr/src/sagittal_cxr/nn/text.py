@@ -121,7 +121,8 @@ def _load(folder: Path, twin_seed: int | None) -> tuple[Any, nn.Module]:
         import transformers
     except ImportError:
         raise ConfigError(
-            "TextEncoder: transformers is not installed; run `pip install 'sagittal-core[encoders]'`"
+            "TextEncoder: transformers is not installed; run"
+            " `pip install 'sagittal-core[encoders]'`"
         ) from None
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
