@@ -176,10 +176,24 @@ def _sample(name: str) -> Path:
     )
 
 
-def _read(path: Path, sees_images: bool, device: str, dtype: str) -> tuple[Any, Any]:
+def load_local(
+    path: str | Path, sees_images: bool = False, device: str = "auto", dtype: str = "auto"
+) -> tuple[Any, Any]:
+    """A causal or an image-text model in evaluation mode, and its tokenizer or processor.
+
+    Args:
+        path: As of :class:`LocalModel`; a chat template is not needed.
+        sees_images: As of :class:`LocalModel`.
+        device: As of :class:`LocalModel`.
+        dtype: As of :class:`LocalModel`.
+
+    Raises:
+        DataError: If there is no such file or sample data, or transformers cannot read it.
+    """
     import torch
     import transformers
 
+    path = Path(path) if Path(path).exists() else _sample(str(path))
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     options: dict[str, Any] = {"local_files_only": True}
     folder = path
@@ -199,14 +213,19 @@ def _read(path: Path, sees_images: bool, device: str, dtype: str) -> tuple[Any, 
         raise DataError(
             path,
             key="weights",
-            expected="a chat model that transformers reads from safetensors or GGUF",
+            expected="a language model that transformers reads from safetensors or GGUF",
             found=str(error).splitlines()[0],
         ) from error
+    return model.to(place).eval(), processor
+
+
+def _read(path: Path, sees_images: bool, device: str, dtype: str) -> tuple[Any, Any]:
+    model, processor = load_local(path, sees_images, device, dtype)
     if not getattr(processor, "chat_template", None):
         raise DataError(
             path, key="chat_template", expected="a model tuned for conversation", found="none"
         )
-    return model.to(place).eval(), processor
+    return model, processor
 
 
 def _tokenizer(processor: Any) -> Any:
