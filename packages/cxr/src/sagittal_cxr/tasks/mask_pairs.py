@@ -1,168 +1,115 @@
-"""Radiographs with masks of one structure, from a table of files or from an index."""
+"""Radiographs of an index that have a mask of one structure, and who is trained and tested on."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from sagittal_core.encoders.preprocessing import Preprocessing
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.seeds import counter_seed
+from sagittal_cxr.images import load_grey
+from sagittal_cxr.masks import load_mask
+from sagittal_cxr.tasks.task import NotApplicable, Split
 
 if TYPE_CHECKING:
-    import pandas
-
     from sagittal_cxr.tasks.task import Benchmark
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """One radiograph with its mask.
 
     Attributes:
+        row: Number in the index.
         image: Path of the radiograph.
-        mask: Path of a picture of the same size, 0 outside the structure and another value inside;
-            or a run-length code as SIIM writes it.
+        mask: As the index has it; None: an empty mask.
+        root: Of the data set, which paths in ``mask`` are relative to.
         patient: Independent unit.
-        split: train, val or test; None: the table has no splits.
-        row: Its number in the table or index.
+        split: train, val or test.
     """
 
-    image: Path
-    mask: Path | str
-    patient: str
-    split: str | None
     row: int
+    image: Path
+    mask: str | None
+    root: Path
+    patient: str
+    split: str
 
 
-@dataclass
-class MaskTable:
-    """A CSV table of image and mask files.
+class Fold(NamedTuple):
+    """Numbers of the pairs to train and to test on."""
 
-    Attributes:
-        file: The table; paths are relative to its folder.
-        image: Path of a row's image, with names of columns in braces: "images/{file}.jpg".
-        mask: As ``image``.
-        patient: Column that names the patient.
-        split: Column of train, val or test; None: folds of patients are drawn.
-    """
-
-    file: Path
-    image: str = "{image}"
-    mask: str = "{mask}"
-    patient: str = "patient"
-    split: str | None = None
-
-    def described(self) -> dict[str, Any]:
-        """Plain values that decide what the pairs are."""
-        content = hashlib.sha256(self.file.read_bytes()).hexdigest()[:16]
-        return {"table": content, "image": self.image, "mask": self.mask, "split": self.split}
-
-    def read(self) -> list[Pair]:
-        """All pairs, whose files exist.
-
-        Raises:
-            DataError: If the table, a column or a file is missing, or a value is empty.
-        """
-        import pandas
-
-        if not self.file.is_file():
-            raise DataError(self.file, key="table", expected="a CSV file", found="no such file")
-        table = pandas.read_csv(self.file, dtype=str, keep_default_na=False)
-        wanted = {*re.findall(r"{(\w+)}", self.image + self.mask), self.patient}
-        wanted |= {self.split} if self.split else set()
-        if missing := sorted(wanted - set(table.columns)):
-            raise DataError(
-                self.file,
-                key=", ".join(missing),
-                expected="columns of the table",
-                found=", ".join(table.columns),
-            )
-        return [self._pair(row, number) for number, row in enumerate(table.to_dict("records"))]
-
-    def _pair(self, row: dict[str, str], number: int) -> Pair:
-        paths = []
-        for pattern in (self.image, self.mask):
-            path = self.file.parent / pattern.format(**row)
-            if not path.is_file():
-                raise DataError(
-                    self.file, key=f"row {number}", expected=f"a file {pattern}", found="none there"
-                )
-            paths.append(path)
-        split = row[self.split] if self.split else None
-        for key, value in ((self.patient, row[self.patient]), (self.split, split)):
-            if value == "":
-                raise DataError(self.file, key=f"row {number}, {key}", expected="a value", found="")
-        if split not in (None, "train", "val", "test"):
-            raise DataError(
-                self.file, key=f"row {number}, {self.split}", expected="train, val or test",
-                found=repr(split),
-            )
-        return Pair(paths[0], paths[1], row[self.patient], split, number)
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
 
 
-def index_pairs(benchmark: Benchmark) -> list[Pair]:
-    """Rows of a benchmark's index that have a mask, of all splits.
+def mask_pairs(benchmark: Benchmark, finding: str | None) -> list[Pair]:
+    """Rows of a benchmark's index, of all splits, that have a mask or are known to need none.
+
+    Args:
+        benchmark: Whose data sets and views count.
+        finding: Images without a mask in which this finding is labelled absent have an empty mask;
+            None: images without a mask are left out.
 
     Raises:
-        NotApplicable: If there is none.
+        NotApplicable: If no image has a mask.
     """
-    from sagittal_cxr.tasks.task import NotApplicable
-
-    pairs = []
-    for split in ("train", "val", "test"):
+    pairs: list[Pair] = []
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    for split in splits:
         try:
-            rows: pandas.DataFrame = benchmark.rows(split)  # type: ignore[arg-type]
-        except NotApplicable:
+            rows = benchmark.rows(split)
+        except NotApplicable:  # the split is empty
             continue
-        rows = rows[rows["mask"].notna()]
-        pairs += [
-            Pair(benchmark.image_path(int(number)), str(mask), str(patient), split, int(number))
-            for number, mask, patient in zip(rows.index, rows["mask"], rows["patient"], strict=True)
-        ]
-    if not pairs:
+        for number, mask, patient, negative in zip(
+            rows.index, rows["mask"], rows["patient"], rows["negative"], strict=True
+        ):
+            known = isinstance(mask, str)
+            if known or (finding is not None and finding in negative):
+                image, root = benchmark.image_path(int(number)), benchmark.opened.root(int(number))
+                code = mask if known else None
+                pairs.append(Pair(int(number), image, code, root, str(patient), split))
+    if not any(pair.mask for pair in pairs):
         raise NotApplicable("no image of the index has a mask")
-    return pairs
+    return sorted(pairs)
 
 
-def folds(pairs: Sequence[Pair], count: int, seed: int) -> list[tuple[NDArray, NDArray]]:
-    """Numbers of the pairs to train and to test on, for each fold.
+def divide(pairs: Sequence[Pair], count: int | None, tested: Split, seed: int) -> list[Fold]:
+    """Who is trained and who is tested on.
 
-    With splits there is one fold: trained on train, tested on test; val is not used. Without,
-    patients are shared out at random; every pair is tested once.
+    Args:
+        pairs: N of them.
+        count: Folds of patients, drawn at random: every pair is tested once. None: one fold, the
+            index's splits: trained on train, tested on ``tested``.
+        tested: A split.
+        seed: Of the folds.
 
     Raises:
-        ConfigError: If some pairs have a split and others none, a patient is in both train and
-            test, or there are fewer patients than folds.
+        ConfigError: If there are fewer patients than folds.
+        NotApplicable: If nothing is left to train or to test on.
     """
-    splits = np.array([pair.split or "" for pair in pairs])
     patients = np.array([pair.patient for pair in pairs])
-    if (splits != "").all():
-        train, test = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "test")
-        shared = len(set(patients[train]) & set(patients[test]))
-        if shared or not len(train) or not len(test):
-            raise ConfigError(
-                f"segmentation: {len(train)} pairs to train and {len(test)} to test on, {shared}"
-                " patients in both; expected some of each, and no patient in both"
-            )
-        return [(train, test)]
-    if (splits != "").any():
-        raise ConfigError("segmentation: some pairs have a split and others none")
-    names = np.unique(patients)
-    if count < 2 or len(names) < count:
-        raise ConfigError(f"segmentation: {count} folds of {len(names)} patients")
-    order = np.random.default_rng(counter_seed(seed, "folds")).permutation(len(names))
-    fold_of = dict(zip(names[order], np.arange(len(names)) % count, strict=True))
-    numbers = np.array([fold_of[patient] for patient in patients])
-    return [(np.flatnonzero(numbers != k), np.flatnonzero(numbers == k)) for k in range(count)]
+    if count is not None:
+        names = np.unique(patients)
+        if not 2 <= count <= len(names):
+            raise ConfigError(f"segmentation: {count} folds of {len(names)} patients")
+        order = np.random.default_rng(counter_seed(seed, "folds")).permutation(len(names))
+        of = dict(zip(names[order], np.arange(len(names)) % count, strict=True))
+        numbers = np.array([of[patient] for patient in patients])
+        return [Fold(np.flatnonzero(numbers != k), np.flatnonzero(numbers == k))
+                for k in range(count)]  # fmt: skip
+    splits = np.array([pair.split for pair in pairs])
+    fold = Fold(np.flatnonzero(splits == "train"), np.flatnonzero(splits == tested))
+    if tested == "train" or not len(fold.train) or not len(fold.test):
+        raise NotApplicable(
+            f"{len(fold.train)} masks in train and {len(fold.test)} in {tested}; folds: 5 would"
+            " share all masks out"
+        )
+    return [fold]
 
 
 def load_pair(
@@ -173,41 +120,15 @@ def load_pair(
     Raises:
         DataError: If a file cannot be read, or the mask has another size than the image.
     """
-    from sagittal_cxr.images import load_grey
-
     image = load_grey(pair.image)
-    height, width = image.shape
-    if isinstance(pair.mask, Path):
-        mask = _picture(pair.mask)
-    else:
-        from sagittal_cxr.readers.siim import decode_mask
-
-        mask = decode_mask(pair.mask, height, width)
+    if pair.mask is None:
+        return preprocessing.fit(image), np.zeros(preprocessing.size, np.bool_)
+    mask = load_mask(pair.mask, pair.root)
     if mask.shape != image.shape:
         raise DataError(
-            f"row {pair.row}",
+            f"row {pair.row} of the index",
             key="mask",
-            expected=f"{height} x {width} pixels, as the image",
+            expected=f"{image.shape[0]} x {image.shape[1]} pixels, as the image",
             found=f"{mask.shape[0]} x {mask.shape[1]}",
         )
     return preprocessing.fit(image), preprocessing.fit_labels(mask) > 0
-
-
-def _picture(file: Path) -> NDArray[np.bool_]:
-    try:
-        with Image.open(file) as opened:
-            values = np.asarray(opened.convert("L"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(
-            file, key="mask", expected="a picture", found=type(error).__name__
-        ) from None
-    known = np.unique(values)
-    if len(known) > 2 or (len(known) == 2 and known[0] != 0):
-        raise DataError(
-            file,
-            key="mask",
-            expected="0 and one other value",
-            found=f"{len(known)} values between {known[0]} and {known[-1]}",
-            hint="save masks without loss (PNG), one structure a file",
-        )
-    return values > 0

@@ -20,16 +20,17 @@ from sagittal_core.seeds import counter_seed
 from sagittal_cxr.metrics.reports import ReportScorer
 from sagittal_cxr.metrics.summed import Patients, Score, mean_score
 from sagittal_cxr.nn.report_generator import IGNORED, ReportGenerator
+from sagittal_cxr.tasks.items import write_frame
 from sagittal_cxr.tasks.report_images import ImageRows, image_rows
 from sagittal_cxr.tasks.segmentation import as_measure
-from sagittal_cxr.tasks.task import Measure, NotApplicable
+from sagittal_cxr.tasks.task import NotApplicable
 from sagittal_cxr.tasks.training import Plan, digest, fit
 
 if TYPE_CHECKING:
     import pandas
 
     from sagittal_cxr.nn.image_text import ImageTextModel
-    from sagittal_cxr.tasks.task import Benchmark
+    from sagittal_cxr.tasks.task import Benchmark, Measure
 
 OWN = "generated"
 CONTROLS = ("most frequent report", "nearest report", "shuffled images")
@@ -172,15 +173,12 @@ class ReportGeneration:
                     for title, found in zip((f"{own.name}, {arm}", f"{own.name} above {arm}"),
                                             both, strict=True):  # fmt: skip
                         measures.append(as_measure(title, found, general))
-        found_labels = scorer.findings(written[OWN])
-        for score in found_labels:
+        for score in scorer.findings(written[OWN]):
             one = patients.estimate(score)
             if np.isfinite(one.value):
-                measures.append(
-                    Measure("rule_labels_f1", score.name, one.value, one.low, one.high,
-                            one.patients, {"positives": int(score.parts[:, [0, 2]].sum())},
-                            one.draws if len(one.draws) else None)
-                )  # fmt: skip
+                positives = int(score.parts[:, [0, 2]].sum())
+                detail = {"positives": positives}
+                measures.append(as_measure("rule_labels_f1", one, detail, score.name))
         return measures
 
 
@@ -295,6 +293,7 @@ class _Writer:
             generator, loss, rates,
             rows=len(texts), plan=task.plan, seed=self.seed,
             checkpoint=self.folder / f"generator-{self.identity}.pt",
+            title="report generator",
         )  # fmt: skip
         return generator, tokenizer, cut
 
@@ -347,7 +346,4 @@ def _write_items(
     columns: dict[str, Any] = {"row": test.index.to_numpy(), **written}
     for arm, scores in scored.items():
         columns |= {f"{score.name}, {arm}": score.each for score in scores}
-    file = folder / "items.parquet"
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    pandas.DataFrame(columns).to_parquet(temporary, index=False)
-    temporary.replace(file)
+    write_frame(folder, pandas.DataFrame(columns))

@@ -22,7 +22,8 @@ from sagittal_cxr.metrics.masks import dice_and_iou
 from sagittal_cxr.metrics.summed import Estimate, Patients, mean_score
 from sagittal_cxr.nn.feature_maps import feature_maps
 from sagittal_cxr.nn.segmentation import SegmentationDecoder, Segmenter, segmentation_loss
-from sagittal_cxr.tasks.mask_pairs import MaskTable, Pair, folds, index_pairs, load_pair
+from sagittal_cxr.tasks.items import write_frame
+from sagittal_cxr.tasks.mask_pairs import Fold, Pair, divide, load_pair, mask_pairs
 from sagittal_cxr.tasks.task import Measure
 from sagittal_cxr.tasks.training import Plan, digest, fit
 
@@ -49,8 +50,10 @@ class Segmentation:
 
     Attributes:
         name: In the report.
-        table: Image and mask files; None: the images of the benchmark's index that have a mask.
-        folds: Of patients, where the pairs have no splits.
+        folds: Of patients, drawn at random over all splits, so that every mask is tested once;
+            None: trained on the index's train, tested on the benchmark's split.
+        finding: Images without a mask in which this finding is labelled absent count as ones with
+            an empty mask (SIIM: Pneumothorax); None: they are left out.
         levels: Feature maps at most (the last blocks of a vision transformer).
         width: Channels of the decoder's deepest step.
         frozen: Train the decoder alone.
@@ -62,8 +65,8 @@ class Segmentation:
     """
 
     name: str = "segmentation"
-    table: MaskTable | None = None
-    folds: int = 5
+    folds: int | None = None
+    finding: str | None = None
     levels: int = 5
     width: int = 64
     frozen: bool = True
@@ -87,13 +90,12 @@ class Segmentation:
         """Train and test, fold by fold; a fold that is on disk is not done again.
 
         Raises:
-            NotApplicable: If there is no table, and no image of the index has a mask.
-            ConfigError: If there are too few patients, or splits share one.
+            NotApplicable: If no image has a mask, or none is left to train or test on.
+            ConfigError: If there are fewer patients than folds.
             DataError: If a file cannot be used.
         """
-        pairs = index_pairs(benchmark) if self.table is None else self.table.read()
-        division = folds(pairs, self.folds, seed)
-        source = benchmark.described() if self.table is None else self.table.described()
+        pairs = mask_pairs(benchmark, self.finding)
+        division = divide(pairs, self.folds, benchmark.split, seed)
         loaded = _Loaded(pairs, model.preprocessing)
         arms = {"": model.vision}
         if self.twin:
@@ -104,18 +106,19 @@ class Segmentation:
         for arm, encoder in arms.items():
             identity = digest(
                 asdict(self)
-                | {"table": source, "seed": seed, "version": self.version}
+                | {"benchmark": benchmark.described(), "seed": seed, "version": self.version}
                 | {"weights": weights_sha256(encoder)}
             )
             study = _Study(self, encoder, loaded, device, seed)
             parts = [
-                study.fold(number, train, test, folder, f"{arm.replace(' ', '-')}{identity}")
-                for number, (train, test) in enumerate(division)
+                study.measured(number, fold, folder, f"{arm.replace(' ', '-')}{identity}")
+                for number, fold in enumerate(division)
             ]
             tables[arm] = _joined(parts)
         items = _items(tables)
-        _write(items, folder / "items.parquet")
         patients = np.array([pairs[place].patient for place in items["place"]])
+        rows = np.array([pairs[place].row for place in items["place"]], np.int64)
+        write_frame(folder, items.drop(columns="place").assign(row=rows))
         return self._measures(items, patients, len(division), loaded.size, seed)
 
     def _measures(
@@ -149,10 +152,12 @@ class Segmentation:
         return measures
 
 
-def as_measure(name: str, found: Estimate, detail: dict[str, Any]) -> Measure:
+def as_measure(
+    name: str, found: Estimate, detail: dict[str, Any], label: str | None = None
+) -> Measure:
     """An estimate as a task hands it back."""
     draws = found.draws if len(found.draws) else None
-    return Measure(name, None, found.value, found.low, found.high, found.patients, detail, draws)
+    return Measure(name, label, found.value, found.low, found.high, found.patients, detail, draws)
 
 
 class _Loaded:
@@ -193,8 +198,8 @@ class _Study:
         self.maps = feature_maps(encoder, task.levels).to(device)
         self._kept: list[Tensor] | None = None
 
-    def fold(
-        self, number: int, train: NDArray, test: NDArray, folder: Path, identity: str
+    def measured(
+        self, number: int, fold: Fold, folder: Path, identity: str
     ) -> pandas.DataFrame:
         """One row for each pair that was tested: place, empty, Dice, IoU and those of the mean."""
         import pandas
@@ -203,11 +208,11 @@ class _Study:
         if file.is_file():
             return pandas.read_parquet(file)
         checkpoint = file.with_suffix(".pt")
-        predict = self._trained(number, train, checkpoint)
-        truth = self.loaded.masks[test]
-        mean = self.loaded.masks[train].mean(0) > 0.5
-        columns: dict[str, Any] = {"place": test, "empty": ~truth.any((1, 2))}
-        for name, found in (("", predict(test)), (MEAN, np.broadcast_to(mean, truth.shape))):
+        predict = self._trained(number, fold.train, checkpoint)
+        truth = self.loaded.masks[fold.test]
+        mean = self.loaded.masks[fold.train].mean(0) > 0.5
+        columns: dict[str, Any] = {"place": fold.test, "empty": ~truth.any((1, 2))}
+        for name, found in (("", predict(fold.test)), (MEAN, np.broadcast_to(mean, truth.shape))):
             for metric, values in zip(("Dice", "IoU"), dice_and_iou(found, truth), strict=True):
                 columns[f"{metric}, {name}" if name else metric] = values
         table = pandas.DataFrame(columns)
@@ -246,6 +251,7 @@ class _Study:
         fit(
             module, loss, rates,
             rows=len(train), plan=task.plan, checkpoint=checkpoint, seed=seed,
+            title=f"segmentation, fold {number}",
         )  # fmt: skip
 
         @torch.no_grad()
@@ -258,7 +264,7 @@ class _Study:
 
     def _features(self, places: NDArray) -> list[Tensor]:
         """Maps of pairs by a frozen encoder, from memory where there is room for all."""
-        if self._kept is None and not self.task.frozen:
+        if not self.task.frozen:
             return self._encoded(places)
         if self._kept is None:
             one = sum(m.numel() * m.element_size() for m in self._encoded(places[:1]))

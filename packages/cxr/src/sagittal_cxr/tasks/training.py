@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.seeds import counter_seed
+from sagittal_cxr.progress import track
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def fit(
     plan: Plan,
     checkpoint: Path,
     seed: int,
-    advance: Callable[[float], None] = lambda loss: None,
+    title: str = "training",
 ) -> list[float]:
     """Train what asks for gradients; the same call again goes on from the checkpoint.
 
@@ -91,7 +92,7 @@ def fit(
         checkpoint: Written every so many steps, and at the end; one of other settings must have
             another name.
         seed: Of the order.
-        advance: Told the loss of every step.
+        title: Of the progress bar.
 
     Returns:
         Loss of each step.
@@ -102,9 +103,7 @@ def fit(
     """
     optimiser = torch.optim.AdamW(_groups(module, rates, plan))
     steps, losses = plan.steps(rows), _resumed(module, optimiser, checkpoint)
-    for done in losses:
-        advance(done)
-    for step in range(len(losses), steps):
+    for step in track(range(len(losses), steps), title):
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * plan.factor(step, steps)
         value = loss(plan.chosen(rows, step, seed))
@@ -119,7 +118,6 @@ def fit(
         )
         optimiser.step()
         losses.append(float(value.detach()))
-        advance(losses[-1])
         if (step + 1) % plan.save_every == 0 or step + 1 == steps:
             _save(module, optimiser, losses, checkpoint)
     return losses
