@@ -16,6 +16,9 @@ class Candidates(NamedTuple):
         texts: (N, D) unit rows of its text embeddings.
         losses: (N,) the model's loss of each pair; None: not wanted by the selector.
         reference_losses: (N,) the loss of each pair under a reference model; None: as ``losses``.
+        reference_images: (N, E) unit rows of the reference model's image embeddings; None: as
+            ``losses``. Only the joint rule (JEST) reads these two.
+        reference_texts: (N, E) unit rows of its text embeddings.
     """
 
     rows: Tensor
@@ -23,6 +26,8 @@ class Candidates(NamedTuple):
     texts: Tensor
     losses: Tensor | None = None
     reference_losses: Tensor | None = None
+    reference_images: Tensor | None = None
+    reference_texts: Tensor | None = None
 
 
 class Selection(NamedTuple):
@@ -45,19 +50,19 @@ class Selector(Protocol):
     from its seed and the row numbers, so that ranks and resumed runs agree.
 
     Attributes:
-        ratio: Share of pairs it aims to keep, in (0, 1].
+        ratio: Share of pairs it aims to keep, in (0, 1]; None: the rule has no such aim.
         reasons: Names of the reasons.
         needs_losses: Whether it wants ``Candidates.losses``.
         needs_reference: Whether it wants ``Candidates.reference_losses``.
     """
 
-    ratio: float
+    ratio: float | None
     reasons: tuple[str, ...]
     needs_losses: bool
     needs_reference: bool
 
     def select(self, candidates: Candidates, *, step: int) -> Selection:
-        """Decide over one batch; ``step`` counts global batches from 0."""
+        """Decide over one batch; ``step`` counts global batches from 0. Changes nothing."""
         ...
 
     def update(self, candidates: Candidates, selection: Selection) -> None:
@@ -71,3 +76,8 @@ class Selector(Protocol):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take it back."""
         ...
+
+
+def reason_names(selector: Selector, selection: Selection) -> list[str]:
+    """The reason of each pair by name, as the ledger keeps it."""
+    return [selector.reasons[number] for number in selection.reasons.tolist()]

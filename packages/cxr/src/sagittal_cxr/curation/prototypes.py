@@ -1,0 +1,290 @@
+"""Prototype-driven curation: the rule of CheXficient."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sagittal_core.errors import ConfigError, DataError
+from sagittal_cxr.curation import bands
+from sagittal_cxr.curation.checked import ordered, restored, uniform_of
+from sagittal_cxr.curation.kmeans import kmeans, squared_distances
+from sagittal_cxr.curation.quota import Quota, highest
+from sagittal_cxr.curation.selector import Candidates, Selection, Selector
+
+_REASONS = ("central", "support", "outlier", "redundant", "warm-up drawn", "warm-up not drawn")
+_REDUNDANT, _DRAWN, _NOT_DRAWN = 3, 4, 5
+
+
+class PrototypeSelector(Selector):
+    """Keeps what is far from prototypes, thins out what is near, and drops what is farthest.
+
+    CheXficient (arXiv 2602.22843; official code at commit 93b55e9). A pair is the unit vector z of
+    its image and text embedding side by side. Within the cluster of each of K prototypes:
+
+    ==========  ======================  ==============================================
+    band        distance to prototype   kept
+    ==========  ======================  ==============================================
+    outlier     d > q95                 none: likely a wrong pair
+    support     q85 < d <= q95          all: under-represented
+    central     d <= q85                at most ``cap`` farthest points; the rest is redundant
+    ==========  ======================  ==============================================
+
+    After each step the prototypes move, p <- 0.9 p + 0.1 m to unit length, towards the mean m of
+    the kept pairs that a balanced assignment gives them.
+
+    **Share kept.** As published (``ratio: null``) it follows from batch size, K and cap, see
+    :func:`kept_share`: 22.5 % of 480 pairs with K = 6 and cap 10, but 75 % of 96. With a
+    ``ratio`` the cap is derived instead, in every batch and possibly uneven by one between
+    clusters, and what one batch's rounding leaves over goes to the next. Support is never thinned
+    and outliers are never kept, so a batch may miss its number, which later ones make up for; over
+    all batches the number kept is then within half a pair of ``ratio`` times the number seen.
+
+    **Before there are prototypes.** As published, they come from a pass of its own over ten batches
+    of one GPU (800 pairs), without training: call :meth:`warm_up` with such batches before the
+    first step until it returns True. Without that, the first ``warmup_batches`` global batches of
+    training are the warm-up: of these a random share (``ratio``, or what the rule would keep of
+    such a batch) is kept and trained on, with reasons of its own, and the prototypes are the
+    normalised k-means centroids of all their pairs. A run with fewer batches than that curates
+    nothing; :attr:`ready` says so.
+
+    Departures: farthest-point sampling starts from a pair drawn by seed and row number (published:
+    unseeded), and never takes a pair twice. A batch smaller than K, and clusters without pairs, are
+    fine; an empty cluster's prototype stays where it is.
+
+    Args:
+        prototypes: K.
+        cap: Central pairs kept of a cluster at most, if ``ratio`` is None.
+        ratio: Share of pairs to keep over all batches, between the support band's share and that of
+            all but outliers; None: as published.
+        support: Lower quantile of the support band.
+        outlier: Upper quantile of it.
+        momentum: Of the prototypes.
+        epsilon: Entropy of the balanced assignment.
+        iterations: Of the balanced assignment.
+        warmup_batches: Batches that the prototypes are initialised from.
+        seed: Of k-means, of the first points and of what is drawn in the warm-up.
+
+    Attributes:
+        prototypes: (K, 2D) float64 unit rows; (0, 0) before there are any.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+    """
+
+    reasons = _REASONS
+    needs_losses = False
+    needs_reference = False
+
+    def __init__(
+        self,
+        prototypes: int = 6,
+        cap: int = 10,
+        ratio: float | None = None,
+        support: float = 0.85,
+        outlier: float = 0.95,
+        momentum: float = 0.9,
+        epsilon: float = 0.5,
+        iterations: int = 3,
+        warmup_batches: int = 10,
+        seed: int = 0,
+    ) -> None:
+        _expect_valid(prototypes, cap, ratio, support, outlier, momentum, epsilon)
+        if min(iterations, warmup_batches) < 1:
+            raise ConfigError("PrototypeSelector: iterations and warmup_batches from 1")
+        self.clusters, self.cap, self.ratio = prototypes, cap, ratio
+        self.support, self.outlier, self.momentum = support, outlier, momentum
+        self.epsilon, self.iterations = epsilon, iterations
+        self.warmup_batches, self.seed = warmup_batches, seed
+        # Without a target it only counts.
+        self.quota = Quota(1.0 if ratio is None else ratio)
+        self.prototypes = torch.empty(0, 0, dtype=torch.float64)
+        self._collected = torch.empty(0, 0, dtype=torch.float64)
+        self._batches = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are prototypes."""
+        return len(self.prototypes) > 0
+
+    def select(self, candidates: Candidates, *, step: int) -> Selection:
+        """Decide over one batch.
+
+        Raises:
+            DataError: If the batch is not valid, see :func:`.checked.ordered`, or of another width
+                than the prototypes.
+        """
+        batch, order = ordered(candidates)
+        if not self.ready:
+            return self._draw(batch, order, candidates.rows)
+        features = self._features(batch)
+        distances, clusters = squared_distances(features, self.prototypes).sqrt().min(dim=1)
+        reasons = bands.bands(distances, clusters, self.support, self.outlier)
+        central = reasons == bands.CENTRAL
+        members = [(central & (clusters == k)).nonzero()[:, 0] for k in range(self.clusters)]
+        support = int((reasons == bands.SUPPORT).sum())
+        sizes = [len(m) for m in members]
+        starts = uniform_of(batch.rows, self.seed, "first point")
+        allowances = self._allowed(len(order), sizes, support, step)
+        for places, allowed in zip(members, allowances, strict=True):
+            if allowed < len(places):
+                first = int(starts[places].argmin()) if allowed else 0
+                chosen = bands.farthest_points(features[places], allowed, first)
+                reasons[places] = _REDUNDANT
+                reasons[places[chosen]] = bands.CENTRAL
+        keep = (reasons == bands.CENTRAL) | (reasons == bands.SUPPORT)
+        return restored(keep, reasons, order, candidates.rows)
+
+    def update(self, candidates: Candidates, selection: Selection) -> None:
+        """Count, and move the prototypes by the kept pairs; in the warm-up, collect all pairs."""
+        self.quota.add(len(selection.keep), int(selection.keep.sum()))
+        if not self.ready:
+            self.warm_up(candidates)
+            return
+        batch, order = ordered(candidates)
+        kept = self._features(batch)[selection.keep.cpu()[order]]
+        if len(kept) == 0:
+            return
+        cosines = kept @ self.prototypes.T
+        assigned = bands.balanced_assignment(cosines, self.epsilon, self.iterations)
+        for k in assigned.unique().tolist():
+            mean = kept[assigned == k].mean(0)
+            moved = self.momentum * self.prototypes[k] + (1.0 - self.momentum) * mean
+            self.prototypes[k] = normalize(moved, dim=0)
+
+    def warm_up(self, candidates: Candidates) -> bool:
+        """Take one batch's pairs for the initialisation, without deciding over them.
+
+        Returns:
+            Whether the prototypes are there now: after ``warmup_batches`` batches that hold at
+            least K pairs together. Further batches then change nothing.
+        """
+        if self.ready:
+            return True
+        batch, _ = ordered(candidates)
+        features = self._features(batch)
+        self._collected = torch.cat([self._collected, features]) if self._batches else features
+        self._batches += 1
+        if self._batches >= self.warmup_batches and len(self._collected) >= self.clusters:
+            centroids = kmeans(self._collected, self.clusters, seed=self.seed)
+            self.prototypes = normalize(centroids, dim=1)
+            self._collected = torch.empty(0, 0, dtype=torch.float64)
+        return self.ready
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Prototypes, counts, and in the warm-up the pairs collected so far."""
+        return self.quota.state() | {
+            "prototypes": self.prototypes.clone(),
+            "collected": self._collected.clone(),
+            "batches": torch.tensor(self._batches),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take them back.
+
+        Raises:
+            ConfigError: If the state is of another number of prototypes.
+        """
+        if len(state["prototypes"]) not in (0, self.clusters):
+            raise ConfigError(
+                f"PrototypeSelector: {len(state['prototypes'])} prototypes in the checkpoint,"
+                f" {self.clusters} in the configuration"
+            )
+        self.quota.restore(state)
+        self.prototypes = state["prototypes"].cpu().double().clone()
+        self._collected = state["collected"].cpu().double().clone()
+        self._batches = int(state["batches"])
+
+    def _features(self, batch: Candidates) -> Tensor:
+        """(N, 2D): image and text side by side, to unit length."""
+        features = torch.cat([batch.images, batch.texts], dim=1) / math.sqrt(2.0)
+        known = self.prototypes if self.ready else self._collected
+        if len(known) and known.shape[1] != features.shape[1]:
+            raise DataError(
+                "candidates",
+                key="images, texts",
+                expected=f"{known.shape[1] // 2} values each, as earlier batches",
+                found=str(batch.images.shape[1]),
+            )
+        return features
+
+    def _allowed(self, batch: int, sizes: list[int], support: int, step: int) -> list[int]:
+        """How many central pairs of each cluster are kept."""
+        if self.ratio is None:
+            return [min(size, self.cap) for size in sizes]
+        wanted = self.quota.of(batch) - support
+        return bands.caps(sizes, max(wanted, 0), step)
+
+    def _draw(self, batch: Candidates, order: Tensor, like: Tensor) -> Selection:
+        """A random share of a batch before there are prototypes."""
+        count = len(order)
+        if self.ratio is None:
+            shares = (self.support, self.outlier)
+            wanted = round(count * kept_share(count, self.clusters, self.cap, *shares))
+        else:
+            wanted = self.quota.of(count)
+        keep = highest(uniform_of(batch.rows, self.seed, "warm-up"), wanted)
+        return restored(keep, torch.where(keep, _DRAWN, _NOT_DRAWN), order, like)
+
+
+def kept_share(
+    batch: int, prototypes: int, cap: int, support: float = 0.85, outlier: float = 0.95
+) -> float:
+    """Share of a batch that the published rule keeps if its clusters are equally large.
+
+    Args:
+        batch: Pairs in a global batch, at least 1.
+        prototypes: K.
+        cap: Central pairs kept of a cluster at most.
+        support: Lower quantile of the support band.
+        outlier: Upper quantile of it.
+    """
+    kept = 0
+    for k in range(prototypes):
+        size = batch // prototypes + (k < batch % prototypes)
+        if size:
+            low, high = (math.floor(q * (size - 1)) + 1 for q in (support, outlier))
+            kept += min(low, cap) + (high - low)
+    return kept / batch
+
+
+def compute_share(kept: float, epochs: int, curated: int = 1) -> float:
+    """Share of a full training's steps that remain: the curating epochs see every pair.
+
+    Args:
+        kept: Share of pairs kept.
+        epochs: Of training.
+        curated: Of those, epochs in which the selector decides.
+    """
+    return (curated + (epochs - curated) * kept) / epochs
+
+
+def _expect_valid(
+    prototypes: int,
+    cap: int,
+    ratio: float | None,
+    support: float,
+    outlier: float,
+    momentum: float,
+    epsilon: float,
+) -> None:
+    if prototypes < 1 or cap < 0:
+        raise ConfigError(f"PrototypeSelector: prototypes {prototypes} from 1, cap {cap} from 0")
+    if not 0.0 <= support <= outlier <= 1.0:
+        raise ConfigError(
+            f"PrototypeSelector: expected 0 <= support <= outlier <= 1, got {support}, {outlier}"
+        )
+    if not 0.0 <= momentum <= 1.0 or epsilon <= 0.0:
+        raise ConfigError(
+            f"PrototypeSelector: momentum {momentum} in [0, 1], epsilon {epsilon} above 0"
+        )
+    # 0.95 - 0.85 is a little above 0.1 in binary.
+    if ratio is not None and not outlier - support - 1e-9 <= ratio <= outlier + 1e-9:
+        raise ConfigError(
+            f"PrototypeSelector: ratio {ratio} is out of reach: the support band"
+            f" ({outlier - support:.4g}) is always kept, outliers ({1 - outlier:.4g}) never; move"
+            " `support` and `outlier`, or choose a ratio in between"
+        )
