@@ -8,6 +8,7 @@ model of 7 billion parameters, trained by LoRA.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -136,4 +137,7 @@ def _with_lora(language: Any, rank: int) -> Any:
     settings = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    return get_peft_model(language, settings)
+    with warnings.catch_warnings():
+        # peft asks transformers for an attribute by its old name.
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(language, settings)
