@@ -10,6 +10,9 @@ from sagittal_cxr.nn.image_text import ImageTextModel
 from sagittal_cxr.nn.text import TextEncoder
 from sagittal_cxr.nn.vision import ImageEncoder
 from sagittal_cxr.objectives import InfoNCE, SigLIP
+from sagittal_cxr.tasks.linear_probe import LinearProbe
+from sagittal_cxr.tasks.retrieval import Retrieval
+from sagittal_cxr.tasks.zero_shot import ZeroShot
 
 __all__ = [
     "CLIPScoreSelector",
@@ -18,11 +21,14 @@ __all__ = [
     "ImageTextModel",
     "InfoNCE",
     "JESTSelector",
+    "LinearProbe",
     "PrototypeSelector",
     "RHOSelector",
     "RadiographReports",
     "RandomSelector",
+    "Retrieval",
     "SemDeDupSelector",
     "SigLIP",
     "TextEncoder",
+    "ZeroShot",
 ]

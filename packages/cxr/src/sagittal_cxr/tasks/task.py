@@ -217,8 +217,9 @@ class Task(Protocol):
     """Something that models are measured by, chosen in YAML by ``class_path``.
 
     The public attributes of a task are plain values (dataclass fields, say) that, with model,
-    benchmark and seed, decide its figures: they name its cell on disk. Raise ``version`` when the
-    same settings give other figures.
+    benchmark and seed, decide its figures: they name its cell on disk. Those called ``batch_size``
+    and ``num_workers`` must not change a figure, and do not count. Raise ``version`` when the same
+    settings give other figures. Inherit from this class, so that YAML knows the bare class name.
 
     Attributes:
         name: In the report and in folder names; unique in a configuration.
