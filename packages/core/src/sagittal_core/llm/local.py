@@ -197,6 +197,80 @@ class LocalModel(LanguageModel):
         return self._loaded
 
 
+def fingerprint(path: Path) -> str:
+    """Sixteen digits of names, sizes and both ends of the files that decide what a model says."""
+    files = [path] if path.is_file() else sorted(f for p in _WEIGHTS for f in path.glob(p))
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(_END))
+            opened.seek(max(0, size - _END))
+            digest.update(opened.read())
+    return digest.hexdigest()[:16]
+
+
+def _sample(name: str) -> Path:
+    if name in sample_data.names():
+        return sample_data.path(name)
+    raise DataError(
+        name, key="path", expected="a folder, a GGUF file or sample data", found="no such file"
+    )
+
+
+def load_local(
+    path: str | Path, sees_images: bool = False, device: str = "auto", dtype: str = "auto"
+) -> tuple[Any, Any]:
+    """A causal or an image-text model in evaluation mode, and its tokenizer or processor.
+
+    Args:
+        path: As of :class:`LocalModel`; a chat template is not needed.
+        sees_images: As of :class:`LocalModel`.
+        device: As of :class:`LocalModel`.
+        dtype: As of :class:`LocalModel`.
+
+    Raises:
+        DataError: If there is no such file or sample data, or transformers cannot read it.
+    """
+    import torch
+    import transformers
+
+    path = Path(path) if Path(path).exists() else _sample(str(path))
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    options: dict[str, Any] = {"local_files_only": True}
+    folder = path
+    if path.is_file():
+        folder, options = path.parent, options | {"gguf_file": path.name}
+    model_class: Any = transformers.AutoModelForCausalLM
+    reader_class: Any = transformers.AutoTokenizer
+    if sees_images:
+        model_class = transformers.AutoModelForImageTextToText
+        reader_class = transformers.AutoProcessor
+    try:
+        processor = reader_class.from_pretrained(folder, **options)
+        if not path.is_file():
+            options = options | {"use_safetensors": True}
+        model = model_class.from_pretrained(folder, dtype=dtype, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            path,
+            key="weights",
+            expected="a language model that transformers reads from safetensors or GGUF",
+            found=str(error).splitlines()[0],
+        ) from error
+    return model.to(place).eval(), processor
+
+
+def _read(path: Path, sees_images: bool, device: str, dtype: str) -> tuple[Any, Any]:
+    model, processor = load_local(path, sees_images, device, dtype)
+    if not getattr(processor, "chat_template", None):
+        raise DataError(
+            path, key="chat_template", expected="a model tuned for conversation", found="none"
+        )
+    return model, processor
+
+
 def _tokenizer(processor: Any) -> Any:
     return getattr(processor, "tokenizer", processor)
 
