@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_language import language_checkpoint
 
 from sagittal_core.errors import ConfigError
-from sagittal_core.llm.local import load_local
+from sagittal_core.llm.weights import read_model
 from sagittal_cxr.nn.report_generator import IGNORED, ReportGenerator, pooled_tokens
 from sagittal_cxr.tasks.report_generation import encode_reports, others
 from sagittal_cxr.tasks.task import NotApplicable
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def generator(folder: Path, trained: str = "projector") -> tuple[ReportGenerator, Any]:
-    language, tokenizer = load_local(folder, device="cpu", dtype="float32")
+    language, tokenizer = read_model(folder, device="cpu", dtype="float32")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return ReportGenerator(language, DIM, trained, rank=2).eval(), tokenizer

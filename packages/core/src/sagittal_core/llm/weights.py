@@ -43,23 +43,24 @@ def find_model(path: str | Path) -> Path:
 
 
 def read_model(
-    path: Path, sees_images: bool = False, device: str = "cpu", dtype: str = "auto"
+    path: str | Path, sees_images: bool = False, device: str = "cpu", dtype: str = "auto"
 ) -> tuple[Any, Any]:
     """Load a causal or an image-text model, in evaluation mode, with its tokenizer or processor.
 
     Args:
-        path: Of :func:`find_model`.
+        path: As of :func:`find_model`.
         sees_images: Load an image-text model with its processor.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
         dtype: ``auto`` (as stored; a GGUF file is dequantised to float32), ``float32``,
             ``bfloat16`` or ``float16``.
 
     Raises:
-        DataError: If transformers cannot read it.
+        DataError: If there is nothing, or transformers cannot read it.
     """
     import torch
     import transformers
 
+    path = find_model(path)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     options: dict[str, Any] = {"local_files_only": True}
     folder = path

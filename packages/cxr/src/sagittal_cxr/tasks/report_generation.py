@@ -266,10 +266,10 @@ class _Writer:
     def _trained(
         self, images: ImageRows, texts: list[str]
     ) -> tuple[ReportGenerator, Any, int]:
-        from sagittal_core.llm.local import load_local
+        from sagittal_core.llm.weights import read_model
 
         task = self.task
-        language, tokenizer = load_local(task.language, device=self.device, dtype="float32")
+        language, tokenizer = read_model(task.language, device=self.device, dtype="float32")
         if tokenizer.eos_token_id is None:
             raise ConfigError("report generation: the tokenizer has no end-of-text token")
         generator = drawn(
