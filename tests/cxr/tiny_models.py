@@ -107,7 +107,7 @@ def write_index(folder: Path, train: int = 20, val: int = 6, test: int = 5) -> P
         "identity": "0" * 64,
         "sections": {"policy": "findings"},
         "datasets": [{"name": "drawn", "root": str(folder)}],
-        "counts": {"rows": len(rows)},
+        "counts": {"rows": len(rows), "files": 1},
     }
     (folder / "index.json").write_text(json.dumps(described))
     return folder

@@ -20,10 +20,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "cxr"))
 from tiny_models import text_checkpoint, vision_checkpoint, write_index
 
 from sagittal_core.callbacks import read_checkpoint
+from sagittal_core.encoders import VisionSpec
 from sagittal_core.run_logger import read_metrics
 from sagittal_cxr.cli import run
 from sagittal_cxr.curation.ledger import Ledger
-from sagittal_cxr.runs import load_image_text
+from sagittal_cxr.nn.image_text import ImageTextModel
+from sagittal_cxr.nn.text import TextEncoder
+from sagittal_cxr.nn.vision import ImageEncoder
+from sagittal_cxr.runs import load_image_text, save_image_text
 
 pytestmark = pytest.mark.e2e
 CONFIGS = Path(__file__).parents[2] / "packages" / "cxr" / "configs"
@@ -106,6 +110,8 @@ def test_configs_curate_train_on_what_was_kept_and_are_exported(
     high = config["model"]["init_args"]["learning_rate"]
     assert rates[0] == pytest.approx(high)
     assert rates[3] == pytest.approx(high * (0.1 + 0.9 * 0.75))
+    assert f"training on {len(kept)} of {TRAIN} pairs" in said
+    assert column(folder, "data/train_duplicates") == {0: 1}
     assert {"val/loss", "val/r1_image_to_text"} <= set(read_metrics(folder / "metrics.csv")[0])
     assert run(["test", "-c", file]) == 0
     tested = read_metrics(folder / "test.csv")[-1]
@@ -116,6 +122,48 @@ def test_configs_curate_train_on_what_was_kept_and_are_exported(
     one, other = load_image_text(prefix), load_image_text(out)
     ids, mask = one.tokenize(["no acute finding"])
     assert torch.equal(one.encode_text(ids, mask), other.encode_text(ids, mask))
+
+
+def test_everything_in_chunks_with_a_limited_scale(made: Path, tmp_path: Path) -> None:
+    config = tiny("chexficient_small", made, tmp_path)
+    settings = config["model"]["init_args"]
+    settings |= {"selector": None, "chunk": 4, "learning_rate": 0.1, "final_learning_rate": 0.01}
+    settings["objective"] = {"class_path": "InfoNCE", "init_args": {"max_scale": 14.0}}
+    config["trainer"] |= {"max_epochs": 2, "accumulate_grad_batches": 2}
+    config["data"]["init_args"]["num_workers"] = 1
+    assert run(["fit", "-c", write(config, tmp_path)]) == 0
+    folder = only(tmp_path / "runs")
+    assert not (folder / "curation").exists()
+    scales = column(folder, "train/scale")
+    assert scales[0] == pytest.approx(1 / 0.07)
+    assert 0 < max(value for step, value in scales.items() if step) <= 14.0 + 1e-4
+    loaded, again = (column(folder, f"spent/pairs_{n}") for n in ("trained", "recomputed"))
+    assert loaded[max(loaded)] == again[max(again)] == 2 * TRAIN
+    assert "train/kept_share" not in read_metrics(folder / "metrics.csv")[0]
+
+
+@pytest.mark.parametrize("selector", ["RHOSelector", "JESTSelector"])
+def test_selectors_compare_with_an_exported_reference(
+    selector: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny("chexficient_published", made, tmp_path)
+    settings = config["model"]["init_args"]
+    settings["selector"] = {"class_path": selector, "init_args": {"ratio": 0.5}}
+    config["trainer"] |= {"max_epochs": 1}
+    assert run(["fit", "-c", write(config, tmp_path)]) == 2
+    assert "set model.reference" in capsys.readouterr().err
+    network = settings["network"]["init_args"]
+    vision = ImageEncoder(VisionSpec(**network["vision"]["init_args"]["encoder"]))
+    model = ImageTextModel(vision, TextEncoder(str(made / "text")), dim=8, seed=5)
+    save_image_text(model, tmp_path / "reference")
+    settings["reference"] = str(tmp_path / "reference")
+    assert run(["fit", "-c", write(config, tmp_path), "--fresh"]) == 0
+    folder = only(tmp_path / "runs")
+    assert len(Ledger(folder / "curation").kept()) == TRAIN // 2
+    encoded = column(folder, "spent/pairs_reference")
+    assert encoded[max(encoded)] == TRAIN
+    state = read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    assert not any("reference" in name for name in state)
 
 
 MAIN = """

@@ -103,7 +103,7 @@ class CheXficient(lightning.LightningModule):
         if self.curator is None:
             return
         # The next epoch may have other rows.
-        self.trainer.reload_dataloaders_every_n_epochs = 1
+        self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "curation"
         self.curator.open(folder if self.trainer.is_global_zero else None)
         if self.curator.selector.needs_reference and self.curator.reference is None:
@@ -113,7 +113,10 @@ class CheXficient(lightning.LightningModule):
             self.curator.reference = _reference(self.reference, self.network).to(self.device)
 
     def on_train_start(self) -> None:
-        """Show a selector that asks for it some batches before the first step."""
+        """Log what the data are; show a selector that asks for it some batches before step 0."""
+        counts = getattr(self.trainer.datamodule, "counts", {})  # type: ignore[attr-defined]
+        for logger in self.trainer.loggers if counts else ():
+            logger.log_metrics(counts, self.trainer.global_step)
         if self.curator is None or self.trainer.global_step > 0 or self.curator.steps > 0:
             return
         loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]

@@ -43,6 +43,6 @@ def in_chunks(encode: Callable[..., Tensor], chunk: int | None, *inputs: Tensor)
         return torch.cat([encode(*part) for part in parts])
     rows = []
     for part in parts:
-        row: Tensor = checkpoint(encode, *part, use_reentrant=False)  # type: ignore[assignment]
+        row: Tensor = checkpoint(encode, *part, use_reentrant=False)
         rows.append(row)
     return torch.cat(rows)
