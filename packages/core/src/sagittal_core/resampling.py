@@ -83,9 +83,62 @@ class Resamples:
             scores: (n,).
             known: Rows that count, (n,) bool; None: all.
         """
+        right, pairs = self.concordance(truth, scores, known)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(pairs > 0, right / pairs, np.nan)
+
+    def concordance(
+        self, truth: NDArray, scores: NDArray, known: NDArray | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Pairs of a positive and a negative row in each resample: in the right order, and all.
+
+        Their ratio is the AUROC; sums over several targets give one that compares rows within a
+        target only. A tie counts one half.
+
+        Args:
+            truth: 0 or 1, (n,).
+            scores: (n,).
+            known: Rows that count, (n,) bool; None: all.
+
+        Returns:
+            (R,) and (R,).
+        """
         order = np.argsort(scores, kind="stable")
         if known is not None:
             order = order[known[order]]
+        if not len(order):
+            return np.zeros(len(self.counts)), np.zeros(len(self.counts))
+        ordered, unit = scores[order], self.unit[order]
+        positive = truth[order].astype(bool)
+        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        chunk, right, pairs = max(1, _CHUNK_ELEMENTS // len(order)), [np.empty(0)], [np.empty(0)]
+        for first in range(0, len(self.counts), chunk):
+            weight = self.counts[first : first + chunk, unit].astype(np.float64)
+            yes = np.add.reduceat(np.where(positive, weight, 0), starts, axis=1)
+            no = np.add.reduceat(np.where(positive, 0, weight), starts, axis=1)
+            below = no.cumsum(1) - no / 2
+            pairs.append(yes.sum(1) * no.sum(1))
+            right.append((yes * below).sum(1))
+        return np.concatenate(right), np.concatenate(pairs)
+
+    def average_precision(
+        self, truth: NDArray, scores: NDArray, known: NDArray | None = None
+    ) -> NDArray[np.float64]:
+        """Average precision in each resample, (R,); NaN where there is no positive row.
+
+        Rows of one score are taken together: sum of (recall gained) x precision over the distinct
+        scores from the highest, without interpolation.
+
+        Args:
+            truth: 0 or 1, (n,).
+            scores: (n,).
+            known: Rows that count, (n,) bool; None: all.
+        """
+        order = np.argsort(-scores, kind="stable")
+        if known is not None:
+            order = order[known[order]]
+        if not len(order):
+            return np.full(len(self.counts), np.nan)
         ordered, unit = scores[order], self.unit[order]
         positive = truth[order].astype(bool)
         starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -93,11 +146,11 @@ class Resamples:
         for first in range(0, len(self.counts), chunk):
             weight = self.counts[first : first + chunk, unit].astype(np.float64)
             yes = np.add.reduceat(np.where(positive, weight, 0), starts, axis=1)
-            no = np.add.reduceat(np.where(positive, 0, weight), starts, axis=1)
-            below = no.cumsum(1) - no / 2
-            pairs = yes.sum(1) * no.sum(1)
+            taken = np.add.reduceat(weight, starts, axis=1).cumsum(1)
+            precision = yes.cumsum(1) / np.maximum(taken, 1)
+            total = yes.sum(1)
             with np.errstate(invalid="ignore", divide="ignore"):
-                parts.append(np.where(pairs > 0, (yes * below).sum(1) / pairs, np.nan))
+                parts.append(np.where(total > 0, (yes * precision).sum(1) / total, np.nan))
         return np.concatenate(parts)
 
 
