@@ -311,7 +311,7 @@ def test_the_ends_of_the_range_of_ratios_are_allowed() -> None:
 def test_another_width_than_before_is_named() -> None:
     selector = PrototypeSelector(prototypes=2, warmup_batches=1)
     selector.warm_up(pairs(8, dim=6))
-    with pytest.raises(DataError, match="6 values each"):
+    with pytest.raises(DataError, match="12 values together"):
         selector.select(pairs(8, dim=5), step=0)
 
 

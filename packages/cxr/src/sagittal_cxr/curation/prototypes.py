@@ -206,8 +206,8 @@ class PrototypeSelector(Selector):
             raise DataError(
                 "candidates",
                 key="images, texts",
-                expected=f"{known.shape[1] // 2} values each, as earlier batches",
-                found=str(batch.images.shape[1]),
+                expected=f"{known.shape[1]} values together, as in earlier batches",
+                found=str(features.shape[1]),
             )
         return features
 
