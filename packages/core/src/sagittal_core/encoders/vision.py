@@ -94,6 +94,10 @@ class VisionEncoder(nn.Module):
         name: Of the encoder, without a path.
         dtype: Of the arithmetic.
         twin_seed: Seed of a random twin; None for real weights.
+
+    Attributes:
+        read: As given. To train the network instead, take ``network``, switch its gradients on and
+            call ``read(network, pixels)`` outside of this module.
     """
 
     def __init__(
@@ -118,7 +122,7 @@ class VisionEncoder(nn.Module):
             "arithmetic": dtype,
             "preprocessing": preprocessing.described(),
         }
-        self._read, self._dtype = read, DTYPES[dtype]
+        self.read, self._dtype = read, DTYPES[dtype]
         self.network = network.eval().requires_grad_(False).to(self._dtype)
 
     def train(self, mode: bool = True) -> VisionEncoder:
@@ -128,7 +132,7 @@ class VisionEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Features:
         """Features of (N, 3, H, W) float32 from :meth:`Preprocessing.normalise`."""
-        pooled, tokens, grid = self._read(self.network, pixels.to(self._dtype))
+        pooled, tokens, grid = self.read(self.network, pixels.to(self._dtype))
         return Features(pooled.float(), tokens.float(), grid)
 
 

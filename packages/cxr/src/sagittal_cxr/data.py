@@ -1,0 +1,266 @@
+"""Radiographs and their reports as training data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sagittal_core.encoders.preprocessing import Preprocessing
+from sagittal_core.errors import ConfigError
+from sagittal_core.sampling import ItemKey, ResumableDataLoader
+from sagittal_cxr.batch import PairBatch
+from sagittal_cxr.image_cache import ImageCache
+from sagittal_cxr.nn.image_text import ImageTextModel
+
+if TYPE_CHECKING:
+    from sagittal_cxr.index import RadiographIndex
+
+SPLITS = ("train", "val", "test")
+Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+
+
+class Pair(NamedTuple):
+    """One radiograph with its text.
+
+    Attributes:
+        image: (H, W) uint8, fitted to the encoder's size.
+        text: As the index has it.
+        row: Row number in the index.
+    """
+
+    image: NDArray[np.uint8]
+    text: str
+    row: int
+
+
+class Pairs(Dataset[Pair]):
+    """Some rows of an index.
+
+    Args:
+        index: Where from.
+        texts: Of all rows of the index.
+        rows: Which (n,) int64.
+        preprocessing: Of the images.
+        cache: Of fitted images.
+    """
+
+    def __init__(
+        self,
+        index: RadiographIndex,
+        texts: Sequence[str],
+        rows: NDArray[np.int64],
+        preprocessing: Preprocessing,
+        cache: ImageCache | None = None,
+    ) -> None:
+        self.index, self.texts, self.rows = index, texts, rows
+        self.preprocessing, self.cache = preprocessing, cache
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: ItemKey) -> Pair:
+        row = int(self.rows[key.index])
+        image = None if self.cache is None else self.cache.image(row)
+        return Pair(self.read(row) if image is None else image, self.texts[row], row)
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        """The image (H, W) uint8 from its file."""
+        from sagittal_cxr.images import load_grey
+
+        return self.preprocessing.fit(load_grey(self.index.image_path(row)))
+
+
+class RadiographReports(lightning.LightningDataModule):
+    """Image-text pairs of an index folder, as ``sagittal-cxr index`` writes it.
+
+    Pairs without a text are left out, and those that repeat an earlier pair unless ``duplicates``
+    is "keep"; how many is printed and logged. Preprocessing and tokens are those of the model that
+    is trained. Batch i of all processes together is batch i of one process with as many times the
+    ``batch_size``.
+
+    Args:
+        index: The index folder.
+        batch_size: Pairs a step and process.
+        duplicates: "drop" or "keep" pairs that repeat another one's pixels or text.
+        cache: Folder for decoded images of the encoder's size; None: every epoch decodes them anew.
+        num_workers: Loading processes; threads while the cache is filled.
+        seed: Of the order.
+    """
+
+    def __init__(
+        self,
+        index: str,
+        batch_size: int = 64,
+        duplicates: Literal["drop", "keep"] = "drop",
+        cache: str | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if duplicates not in ("drop", "keep"):
+            raise ConfigError(f"data: duplicates {duplicates!r}; expected drop or keep")
+        self.folder, self.batch_size, self.duplicates = Path(index), batch_size, duplicates
+        self.cache_folder = None if cache is None else Path(cache)
+        self.num_workers, self.seed = num_workers, seed
+        self.counts: dict[str, int] = {}
+        self._pairs: dict[str, Pairs] = {}
+        self._kept: NDArray[np.int64] | None = None
+        self._tokenize: Tokenize | None = None
+
+    def connect(self, network: ImageTextModel) -> None:
+        """Open the index for a model; the trainer's own is taken otherwise.
+
+        Raises:
+            DataError: The index is damaged.
+        """
+        from sagittal_cxr.index import RadiographIndex
+
+        index = RadiographIndex(self.folder)
+        frame = index.frame(["split", "text", "duplicate_of"])
+        split, texts = frame["split"].to_numpy(), frame["text"].tolist()
+        empty = np.array([not text.strip() for text in texts], bool)
+        double = frame["duplicate_of"].to_numpy() >= 0
+        use = ~empty & ~(double if self.duplicates == "drop" else np.zeros_like(double))
+        fit, self._tokenize = network.preprocessing, network.tokenize
+        cache = None
+        if self.cache_folder is not None:
+            cache = ImageCache(self.cache_folder, len(frame), index.identity, fit)
+        for name in SPLITS:
+            here = split == name
+            rows = np.flatnonzero(here & use).astype(np.int64)
+            self._pairs[name] = Pairs(index, texts, rows, fit, cache)
+            self.counts |= {
+                f"data/{name}_pairs": len(rows),
+                f"data/{name}_without_text": int((here & empty).sum()),
+                f"data/{name}_duplicates": int((here & ~empty & ~use).sum()),
+            }
+        _say(_counted(self.counts))
+
+    def prepare_data(self) -> None:
+        """Fill the cache with what this stage needs, once a machine."""
+        if self.cache_folder is None:
+            return
+        self.setup()
+        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        for name in ("train", "val") if fitting else ("val", "test"):
+            pairs = self._pairs[name]
+            assert pairs.cache is not None
+            shown = partial(_track, name=name)
+            pairs.cache.fill(pairs.rows, pairs.read, self.num_workers, shown)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the index, once.
+
+        Raises:
+            DataError: The index is damaged.
+        """
+        if not self._pairs:
+            assert self.trainer is not None
+            self.connect(self.trainer.lightning_module.network)  # type: ignore[arg-type]
+
+    def keep(self, rows: Tensor | NDArray[np.int64] | None) -> None:
+        """Train on these rows only from the next loader on; None: on all.
+
+        Raises:
+            ValueError: A row is none of the training rows.
+        """
+        if rows is None:
+            self._kept = None
+            return
+        kept = np.unique(np.asarray(rows, np.int64))
+        if not np.isin(kept, self._pairs["train"].rows).all():
+            raise ValueError("rows to keep must be training rows")
+        self._kept = kept
+
+    def train_dataloader(self) -> ResumableDataLoader:
+        """Shuffled pairs, by a permutation of seed and epoch alone."""
+        if self.trainer is not None and hasattr(self.trainer.lightning_module, "rows_to_train"):
+            self.keep(self.trainer.lightning_module.rows_to_train(self.trainer.current_epoch))
+        pairs = self._need("train")
+        if self._kept is not None:
+            pairs = Pairs(pairs.index, pairs.texts, self._kept, pairs.preprocessing, pairs.cache)
+        return self._loader(pairs, shuffle=True)
+
+    def val_dataloader(self) -> ResumableDataLoader:
+        """Validation pairs in order."""
+        return self._loader(self._need("val"), shuffle=False)
+
+    def test_dataloader(self) -> ResumableDataLoader:
+        """Test pairs in order."""
+        return self._loader(self._need("test"), shuffle=False)
+
+    def on_after_batch_transfer(self, batch: PairBatch, dataloader_idx: int) -> PairBatch:
+        """Bytes (B, H, W) cross to the device, and become the network's input there."""
+        normalise = self._pairs["train"].preprocessing.normalise
+        return batch._replace(images=normalise(batch.images))
+
+    def _need(self, name: str) -> Pairs:
+        if not len(self._pairs[name]):
+            raise ConfigError(f"{self.folder}: no pair to use in its split {name}")
+        return self._pairs[name]
+
+    def _loader(self, pairs: Pairs, shuffle: bool) -> ResumableDataLoader:
+        assert self._tokenize is not None
+        return ResumableDataLoader(
+            pairs,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            collate_fn=_Collate(self._tokenize),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+class _Collate:
+    """Tokens of a batch's texts, its images as bytes (B, H, W)."""
+
+    def __init__(self, tokenize: Tokenize) -> None:
+        self.tokenize = tokenize
+
+    def __call__(self, pairs: list[Pair]) -> PairBatch:
+        images = torch.from_numpy(np.stack([pair.image for pair in pairs]))
+        rows = torch.tensor([pair.row for pair in pairs], dtype=torch.int64)
+        return PairBatch(images, *self.tokenize([pair.text for pair in pairs]), rows)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    lines = []
+    for name in SPLITS:
+        used, empty, double = (
+            counts[f"data/{name}_{what}"] for what in ("pairs", "without_text", "duplicates")
+        )
+        left = f"left out: {empty} without text, {double} duplicates"
+        lines.append(f"{name}: {used} pairs ({left})")
+    return "\n".join(lines)
+
+
+def _track(blocks: list[Any], name: str) -> Iterable[Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(
+        blocks,
+        f"decoding {name}",
+        console=console,
+        transient=True,
+        disable=not (blocks and console.is_terminal),
+    )
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
