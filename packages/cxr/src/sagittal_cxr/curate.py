@@ -1,4 +1,4 @@
-"""``sagittal-cxr curate``: a selector over an index, or what a run's selector decided, as a page."""
+"""``sagittal-cxr curate``: a selector over an index; or what a run decided, as a page."""
 
 # ruff: noqa: T201 - a verb that tells the user what it is doing
 
