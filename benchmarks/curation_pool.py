@@ -143,10 +143,12 @@ def _images(
     encoder = load_vision("efficientnet_lite0")
     torch.set_num_threads(2)
 
-    def encoded(places: list[int], name: str) -> torch.Tensor:
-        file = cache / f"{name}.pt"
-        if file.is_file() and len(found := torch.load(file, weights_only=True)) == len(places):
-            return found
+    def encoded(places: NDArray[np.int64], name: str) -> torch.Tensor:
+        which = [f"{data.files[original[p]]} {copy[p]} {seed * (copy[p] > 0)}" for p in places]
+        digest = hashlib.sha256("\n".join(which).encode()).hexdigest()[:12]
+        file = cache / f"{name}-{digest}.pt"
+        if file.is_file():
+            return torch.load(file, weights_only=True)
         rows = []
         for start in range(0, len(places), 16):
             pictures = [
@@ -163,9 +165,7 @@ def _images(
         return found
 
     first, rest = np.flatnonzero(copy == 0), np.flatnonzero(copy > 0)
-    return torch.cat(
-        [encoded(first.tolist(), "originals"), encoded(rest.tolist(), f"copies-{seed}")]
-    )
+    return torch.cat([encoded(first, "originals"), encoded(rest, f"copies-{seed}")])
 
 
 def _texts(texts: list[str], cache: Path) -> torch.Tensor:

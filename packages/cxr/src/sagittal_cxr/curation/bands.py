@@ -58,7 +58,8 @@ def farthest_points(points: Tensor, count: int, start: int, known: Tensor | None
     """
     nearest = torch.full((len(points),), float("inf"), dtype=points.dtype)
     if known is not None and len(known):
-        nearest = torch.stack([(points - one).square().sum(1) for one in known]).amin(0)
+        lengths = points.square().sum(1)[:, None] + known.square().sum(1)
+        nearest = (lengths - 2.0 * points @ known.T).amin(1).clamp(min=0.0)
         start = int(nearest.argmax()) if count else 0
     chosen: list[int] = []
     current = start
