@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 from curation_data import decided, pairs, run_batches, taken, unit
+from ddp_selection import decisions
 
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_cxr.curation.jest import JESTSelector
@@ -167,3 +169,30 @@ def test_it_names_what_it_lacks() -> None:
 def test_settings_out_of_range_are_refused(make: object) -> None:
     with pytest.raises(ConfigError):
         make()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_two_processes_decide_as_one_with_the_joined_batch(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch.multiprocessing as mp\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from ddp_selection import work\n"
+        "if __name__ == '__main__':\n"
+        "    mp.spawn(work, (sys.argv[2],), nprocs=2)\n"
+    )
+    script = tmp_path / "main.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(script), str(Path(__file__).parent), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = decisions(False, slice(None))
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert len(found) == len(expected) == 9
+        assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))

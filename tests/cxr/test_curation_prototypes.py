@@ -202,8 +202,12 @@ def test_a_ratio_is_kept_to_half_a_pair_at_ordinary_batch_sizes() -> None:
 
 
 @given(size=st.integers(1, 70), seed=st.integers(0, 4), ratio=st.sampled_from([None, 0.3]))
-def test_a_decision_does_not_depend_on_the_order(size: int, seed: int, ratio: float | None) -> None:
-    selectors = [PrototypeSelector(prototypes=4, ratio=ratio, warmup_batches=1) for _ in range(2)]
+@pytest.mark.parametrize("variation", [{}, {"thin": "all", "memory": 20}])
+def test_a_decision_does_not_depend_on_the_order(
+    size: int, seed: int, ratio: float | None, variation: dict
+) -> None:
+    options = {"prototypes": 4, "ratio": ratio, "warmup_batches": 1, **variation}
+    selectors = [PrototypeSelector(**options) for _ in range(2)]
     shuffle = torch.Generator().manual_seed(seed)
     for step in range(3):
         batch = pairs(size + 4, seed + step, first=100 * step)
@@ -256,13 +260,13 @@ def test_a_warm_up_of_few_pairs_goes_on_until_there_are_k() -> None:
 
 
 @pytest.mark.parametrize("at", [1, 4])
-def test_a_checkpoint_goes_on_where_it_was(at: int) -> None:
+@pytest.mark.parametrize("variation", [{}, {"thin": "all", "memory": 20}])
+def test_a_checkpoint_goes_on_where_it_was(at: int, variation: dict) -> None:
     batches = [pairs(40, seed, first=100 * seed) for seed in range(6)]
-    whole = PrototypeSelector(prototypes=3, ratio=0.3, warmup_batches=2)
+    options = {"prototypes": 3, "ratio": 0.3, "warmup_batches": 2, **variation}
+    whole, first, second = (PrototypeSelector(**options) for _ in range(3))
     expected = run_batches(whole, batches)
-    first = PrototypeSelector(prototypes=3, ratio=0.3, warmup_batches=2)
     run_batches(first, batches[:at])
-    second = PrototypeSelector(prototypes=3, ratio=0.3, warmup_batches=2)
     second.load_state_dict(first.state_dict())
     for step in range(at, 6):
         selection = second.select(batches[step], step=step)
@@ -283,6 +287,44 @@ def test_selecting_changes_nothing() -> None:
     assert all(torch.equal(selector.state_dict()[name], before[name]) for name in before)
 
 
+def test_duplicates_in_the_support_band_are_kept_unless_it_is_thinned() -> None:
+    # A hundred central pairs about one prototype, and ten equal ones farther off.
+    batch, centres = grouped([110])
+    first, second = torch.eye(16, dtype=torch.float64)[:2]
+    rows = batch.images.clone()
+    rows[100:110] = unit((0.6 * first + second)[None])
+    batch = batch._replace(images=rows, texts=rows)
+    options = {"ratio": 0.2, "support": 0.8, "outlier": 0.99}
+    published = ready(centres, **options).select(batch, step=0).keep
+    assert published.sum() == 22
+    assert published[100:].all()
+    thinned = ready(centres, thin="all", **options).select(batch, step=0)
+    assert thinned.keep.sum() == 22
+    assert thinned.keep[100:].sum() == 1
+    names = reason_names(ready(centres), thinned)
+    assert names[100:].count("redundant") == 9
+    assert names[100:].count("support") == 1
+
+
+def test_what_was_kept_before_is_remembered() -> None:
+    line = torch.tensor([[0.0], [1.0], [4.0], [10.0]])
+    known = torch.tensor([[9.0], [0.5]])
+    assert bands.farthest_points(line, 2, 0, known).tolist() == [2, 3]
+    batch, centres = grouped([60, 60])
+    halves = [taken(batch, torch.arange(start, 120, 2)) for start in (0, 1)]
+    # The second batch repeats the first: with a memory other pairs are kept of it.
+    again = halves[0]._replace(rows=halves[0].rows + 1000)
+    kept = []
+    for memory in (0, 60):
+        selector = ready(centres, ratio=0.2, thin="all", momentum=1.0, memory=memory)
+        selections = run_batches(selector, [halves[0], again])
+        kept.append(int((selections[0].keep & selections[1].keep).sum()))
+    assert kept[1] == 0 < kept[0]
+    selector = ready(centres, memory=5)
+    run_batches(selector, halves)
+    assert selector.state_dict()["remembered"].shape == (5, 32)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -296,6 +338,9 @@ def test_selecting_changes_nothing() -> None:
         {"epsilon": 0.0},
         {"iterations": 0},
         {"warmup_batches": 0},
+        {"memory": -1},
+        {"thin": "some"},
+        {"thin": "all", "ratio": 0.0},
     ],
 )
 def test_settings_out_of_range_are_refused(options: dict) -> None:
@@ -306,12 +351,13 @@ def test_settings_out_of_range_are_refused(options: dict) -> None:
 def test_the_ends_of_the_range_of_ratios_are_allowed() -> None:
     PrototypeSelector(ratio=0.10)
     PrototypeSelector(ratio=0.95)
+    PrototypeSelector(ratio=0.01, thin="all")
 
 
 def test_another_width_than_before_is_named() -> None:
     selector = PrototypeSelector(prototypes=2, warmup_batches=1)
     selector.warm_up(pairs(8, dim=6))
-    with pytest.raises(DataError, match="6 values each"):
+    with pytest.raises(DataError, match="12 values together"):
         selector.select(pairs(8, dim=5), step=0)
 
 

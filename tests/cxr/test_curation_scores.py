@@ -16,6 +16,7 @@ from curation_data import decided, pairs, run_batches, taken, unit
 
 import sagittal_cxr.registry
 from sagittal_core.errors import ConfigError, DataError
+from sagittal_cxr.curation.jest import JESTSelector
 from sagittal_cxr.curation.scores import CLIPScoreSelector, RandomSelector, RHOSelector
 from sagittal_cxr.curation.selector import Candidates, Selector, reason_names
 
@@ -123,7 +124,6 @@ def broken(**fields: torch.Tensor) -> Candidates:
         ({"images": torch.full((4, 6), float("nan"))}, "NaN or infinity in 4 of 4 rows"),
         ({"texts": torch.ones(4, 6)}, "unit length"),
         ({"texts": torch.ones(3, 6)}, r"\(4, D\)"),
-        ({"texts": unit(torch.ones(4, 5))}, "as images"),
         ({"rows": torch.tensor([1, 2, 1, 3])}, "twice"),
         ({"rows": torch.zeros(2, 2)}, r"\(N,\)"),
         ({"losses": torch.tensor([1.0, 2, 3, float("inf")])}, "1 of 4 rows"),
@@ -138,6 +138,16 @@ def test_a_batch_that_cannot_be_judged_is_an_error(fields: dict, said: str) -> N
 def test_a_rule_names_what_it_lacks() -> None:
     with pytest.raises(DataError, match="losses"):
         RHOSelector(0.5).select(broken(), step=0)
+
+
+def test_rules_by_cosine_need_one_space() -> None:
+    batch = broken(texts=unit(torch.ones(4, 5)))
+    assert RandomSelector(0.5).select(batch, step=0).keep.sum() == 2
+    with pytest.raises(DataError, match="no common space"):
+        CLIPScoreSelector(0.5).select(batch, step=0)
+    batch = batch._replace(reference_images=batch.images, reference_texts=batch.images)
+    with pytest.raises(DataError, match="no common space"):
+        JESTSelector(0.5).select(batch, step=0)
 
 
 def test_half_precision_embeddings_are_fine() -> None:

@@ -15,6 +15,7 @@ def run(args: list[str] | None = None) -> int:
         "benchmarks": "sagittal_cxr.benchmarks:benchmarks",
         "export": "sagittal_cxr.export:export",
         "index": "sagittal_cxr.indexing:index",
+        "curate": "sagittal_cxr.curate:curate",
     }
     return run_cli(args, prog="sagittal-cxr", verbs=verbs, register="sagittal_cxr.registry")
 

@@ -40,7 +40,7 @@ def bands(distances: Tensor, clusters: Tensor, support: float, outlier: float) -
     return found
 
 
-def farthest_points(points: Tensor, count: int, start: int) -> Tensor:
+def farthest_points(points: Tensor, count: int, start: int, known: Tensor | None = None) -> Tensor:
     """Farthest-point sampling (Gonzalez 1985): the next is farthest from all chosen before.
 
     No point is chosen twice, not even among equal ones (the published code, which takes the first
@@ -49,13 +49,19 @@ def farthest_points(points: Tensor, count: int, start: int) -> Tensor:
     Args:
         points: (n, D).
         count: 0 <= count <= n.
-        start: Place of the first one.
+        start: Place of the first one, if nothing is known.
+        known: (m, D) points that count as chosen before; the first one is then the farthest from
+            these.
 
     Returns:
         (count,) int64 places, in the order they were chosen.
     """
     nearest = torch.full((len(points),), float("inf"), dtype=points.dtype)
-    chosen = []
+    if known is not None and len(known):
+        lengths = points.square().sum(1)[:, None] + known.square().sum(1)
+        nearest = (lengths - 2.0 * points @ known.T).amin(1).clamp(min=0.0)
+        start = int(nearest.argmax()) if count else 0
+    chosen: list[int] = []
     current = start
     for _ in range(count):
         chosen.append(current)

@@ -45,8 +45,6 @@ def ordered(candidates: Candidates) -> tuple[Candidates, Tensor]:
     images, texts = fields.pop("images"), fields.pop("texts")
     assert images is not None
     assert texts is not None
-    if images.shape != texts.shape:
-        raise _error("texts", f"{tuple(images.shape)} as images", f"{tuple(texts.shape)}")
     return Candidates(rows, images, texts, **fields), order
 
 
@@ -89,6 +87,33 @@ def needed(candidates: Candidates, selector: str, *names: str) -> list[Tensor]:
         if getattr(candidates, name) is None:
             raise _error(name, f"values, which {selector} decides by", "None")
     return [getattr(candidates, name) for name in names]
+
+
+def cosines(images: Tensor, texts: Tensor) -> Tensor:
+    """(N, N) cosine of image i and text j.
+
+    Raises:
+        DataError: If they are not of one space.
+    """
+    _expect_common(images, texts)
+    return images @ texts.T
+
+
+def own_cosines(images: Tensor, texts: Tensor) -> Tensor:
+    """(N,) cosine of image i and text i; errors as :func:`cosines`."""
+    _expect_common(images, texts)
+    return (images * texts).sum(1)
+
+
+def _expect_common(images: Tensor, texts: Tensor) -> None:
+    if images.shape[1] != texts.shape[1]:
+        raise DataError(
+            "candidates",
+            key="texts",
+            expected=f"{images.shape[1]} values each, as images: one space for both",
+            found=str(texts.shape[1]),
+            hint="two encoders that were not trained together have no common space",
+        )
 
 
 def _embedded(name: str, values: Tensor | None, order: Tensor) -> Tensor | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from sagittal_core.errors import ConfigError
-from sagittal_cxr.curation.checked import needed, uniform_of
+from sagittal_cxr.curation.checked import cosines, needed, uniform_of
 from sagittal_cxr.curation.quota import highest
 from sagittal_cxr.curation.scores import ExactShare
 from sagittal_cxr.curation.selector import Candidates
@@ -72,8 +72,8 @@ class JESTSelector(ExactShare):
             DataError: If the batch lacks the reference model's embeddings.
         """
         images, texts = needed(candidates, "JESTSelector", "reference_images", "reference_texts")
-        learner = self.scale * candidates.images @ candidates.texts.T
-        reference = self.scale * images @ texts.T
+        learner = self.scale * cosines(candidates.images, candidates.texts)
+        reference = self.scale * cosines(images, texts)
         drawn = torch.zeros(len(learner), dtype=torch.bool)
         for chunk in range(self.chunks):
             size = (count * (chunk + 1)) // self.chunks - int(drawn.sum())

@@ -39,11 +39,14 @@ def kmeans(
 
 def _lloyd(data: Tensor, centroids: Tensor, iterations: int) -> Tensor:
     last = torch.full((len(data),), -1)
+    lengths = data.square().sum(1)
     for _ in range(iterations):
-        distances, nearest = squared_distances(data, centroids).min(dim=1)
+        # |x - c|^2 = |x|^2 - 2 x.c + |c|^2: a matrix product, as this is done some hundred times.
+        products = data @ centroids.T
+        distances, nearest = (centroids.square().sum(1) - 2.0 * products).min(dim=1)
         if bool((nearest == last).all()):
             break
-        last = nearest
+        last, distances = nearest, distances + lengths
         for k in range(len(centroids)):
             members = nearest == k
             if bool(members.any()):

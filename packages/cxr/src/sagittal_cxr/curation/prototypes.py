@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -51,6 +52,12 @@ class PrototypeSelector(Selector):
     normalised k-means centroids of all their pairs. A run with fewer batches than that curates
     nothing; :attr:`ready` says so.
 
+    **Two variations**, off by default. ``thin: all`` lets the support band go through the sampling
+    of farthest points too: near-duplicates are equally far from a prototype, so a band that is
+    always kept keeps all of them. With ``memory`` the sampling counts the latest kept pairs of
+    earlier batches as chosen, for otherwise a near-duplicate in another batch goes unseen; what
+    the encoders have learnt since then is not in it. ``benchmarks/study_curation.py`` compares.
+
     Departures: farthest-point sampling starts from a pair drawn by seed and row number (published:
     unseeded), and never takes a pair twice. A batch smaller than K, and clusters without pairs, are
     fine; an empty cluster's prototype stays where it is.
@@ -58,14 +65,16 @@ class PrototypeSelector(Selector):
     Args:
         prototypes: K.
         cap: Central pairs kept of a cluster at most, if ``ratio`` is None.
-        ratio: Share of pairs to keep over all batches, between the support band's share and that of
-            all but outliers; None: as published.
+        ratio: Share of pairs to keep over all batches, between the support band's share (0 with
+            ``thin: all``) and that of all but outliers; None: as published.
         support: Lower quantile of the support band.
         outlier: Upper quantile of it.
         momentum: Of the prototypes.
         epsilon: Entropy of the balanced assignment.
         iterations: Of the balanced assignment.
         warmup_batches: Batches that the prototypes are initialised from.
+        thin: Which bands are sampled: central as published, or all but outliers.
+        memory: Kept pairs of earlier batches to remember; 0 as published.
         seed: Of k-means, of the first points and of what is drawn in the warm-up.
 
     Attributes:
@@ -90,19 +99,27 @@ class PrototypeSelector(Selector):
         epsilon: float = 0.5,
         iterations: int = 3,
         warmup_batches: int = 10,
+        thin: Literal["central", "all"] = "central",
+        memory: int = 0,
         seed: int = 0,
     ) -> None:
-        _expect_valid(prototypes, cap, ratio, support, outlier, momentum, epsilon)
-        if min(iterations, warmup_batches) < 1:
-            raise ConfigError("PrototypeSelector: iterations and warmup_batches from 1")
+        _expect_valid(prototypes, cap, support, outlier, momentum, epsilon)
+        _expect_reachable(ratio, 0.0 if thin == "all" else outlier - support, outlier)
+        if min(iterations, warmup_batches) < 1 or memory < 0 or thin not in ("central", "all"):
+            raise ConfigError(
+                "PrototypeSelector: iterations and warmup_batches from 1, memory from 0, thin of"
+                f" central, all; got {iterations}, {warmup_batches}, {memory}, {thin!r}"
+            )
         self.clusters, self.cap, self.ratio = prototypes, cap, ratio
         self.support, self.outlier, self.momentum = support, outlier, momentum
         self.epsilon, self.iterations = epsilon, iterations
         self.warmup_batches, self.seed = warmup_batches, seed
+        self.thin, self.memory = thin, memory
         # Without a target it only counts.
         self.quota = Quota(1.0 if ratio is None else ratio)
         self.prototypes = torch.empty(0, 0, dtype=torch.float64)
         self._collected = torch.empty(0, 0, dtype=torch.float64)
+        self._remembered = torch.empty(0, 0, dtype=torch.float64)
         self._batches = 0
 
     @property
@@ -123,18 +140,20 @@ class PrototypeSelector(Selector):
         features = self._features(batch)
         distances, clusters = squared_distances(features, self.prototypes).sqrt().min(dim=1)
         reasons = bands.bands(distances, clusters, self.support, self.outlier)
-        central = reasons == bands.CENTRAL
-        members = [(central & (clusters == k)).nonzero()[:, 0] for k in range(self.clusters)]
-        support = int((reasons == bands.SUPPORT).sum())
-        sizes = [len(m) for m in members]
+        sampled = reasons == bands.CENTRAL
+        if self.thin == "all":
+            sampled |= reasons == bands.SUPPORT
+        members = [(sampled & (clusters == k)).nonzero()[:, 0] for k in range(self.clusters)]
+        always = int((reasons == bands.SUPPORT).sum()) if self.thin == "central" else 0
+        allowed = self._allowed(len(order), [len(m) for m in members], always, step)
         starts = uniform_of(batch.rows, self.seed, "first point")
-        allowances = self._allowed(len(order), sizes, support, step)
-        for places, allowed in zip(members, allowances, strict=True):
-            if allowed < len(places):
-                first = int(starts[places].argmin()) if allowed else 0
-                chosen = bands.farthest_points(features[places], allowed, first)
-                reasons[places] = _REDUNDANT
-                reasons[places[chosen]] = bands.CENTRAL
+        for k, (places, count) in enumerate(zip(members, allowed, strict=True)):
+            if count < len(places):
+                first = int(starts[places].argmin())
+                chosen = bands.farthest_points(features[places], count, first, self._known(k))
+                redundant = torch.ones(len(places), dtype=torch.bool)
+                redundant[chosen] = False
+                reasons[places[redundant]] = _REDUNDANT
         keep = (reasons == bands.CENTRAL) | (reasons == bands.SUPPORT)
         return restored(keep, reasons, order, candidates.rows)
 
@@ -148,6 +167,9 @@ class PrototypeSelector(Selector):
         kept = self._features(batch)[selection.keep.cpu()[order]]
         if len(kept) == 0:
             return
+        if self.memory:
+            known = [self._remembered] if len(self._remembered) else []
+            self._remembered = torch.cat([*known, kept])[-self.memory :]
         cosines = kept @ self.prototypes.T
         assigned = bands.balanced_assignment(cosines, self.epsilon, self.iterations)
         for k in assigned.unique().tolist():
@@ -179,6 +201,7 @@ class PrototypeSelector(Selector):
         return self.quota.state() | {
             "prototypes": self.prototypes.clone(),
             "collected": self._collected.clone(),
+            "remembered": self._remembered.clone(),
             "batches": torch.tensor(self._batches),
         }
 
@@ -196,6 +219,7 @@ class PrototypeSelector(Selector):
         self.quota.restore(state)
         self.prototypes = state["prototypes"].cpu().double().clone()
         self._collected = state["collected"].cpu().double().clone()
+        self._remembered = state["remembered"].cpu().double().clone()
         self._batches = int(state["batches"])
 
     def _features(self, batch: Candidates) -> Tensor:
@@ -206,16 +230,23 @@ class PrototypeSelector(Selector):
             raise DataError(
                 "candidates",
                 key="images, texts",
-                expected=f"{known.shape[1] // 2} values each, as earlier batches",
-                found=str(batch.images.shape[1]),
+                expected=f"{known.shape[1]} values together, as in earlier batches",
+                found=str(features.shape[1]),
             )
         return features
 
-    def _allowed(self, batch: int, sizes: list[int], support: int, step: int) -> list[int]:
-        """How many central pairs of each cluster are kept."""
+    def _known(self, cluster: int) -> Tensor | None:
+        """Remembered pairs whose nearest prototype is this one."""
+        if not len(self._remembered):
+            return None
+        nearest = squared_distances(self._remembered, self.prototypes).argmin(1)
+        return self._remembered[nearest == cluster]
+
+    def _allowed(self, batch: int, sizes: list[int], always: int, step: int) -> list[int]:
+        """How many of the sampled pairs of each cluster are kept, beside those always kept."""
         if self.ratio is None:
             return [min(size, self.cap) for size in sizes]
-        wanted = self.quota.of(batch) - support
+        wanted = self.quota.of(batch) - always
         return bands.caps(sizes, max(wanted, 0), step)
 
     def _draw(self, batch: Candidates, order: Tensor, like: Tensor) -> Selection:
@@ -265,7 +296,6 @@ def compute_share(kept: float, epochs: int, curated: int = 1) -> float:
 def _expect_valid(
     prototypes: int,
     cap: int,
-    ratio: float | None,
     support: float,
     outlier: float,
     momentum: float,
@@ -281,10 +311,13 @@ def _expect_valid(
         raise ConfigError(
             f"PrototypeSelector: momentum {momentum} in [0, 1], epsilon {epsilon} above 0"
         )
+
+
+def _expect_reachable(ratio: float | None, least: float, most: float) -> None:
     # 0.95 - 0.85 is a little above 0.1 in binary.
-    if ratio is not None and not outlier - support - 1e-9 <= ratio <= outlier + 1e-9:
+    if ratio is not None and not least - 1e-9 <= ratio <= most + 1e-9:
         raise ConfigError(
-            f"PrototypeSelector: ratio {ratio} is out of reach: the support band"
-            f" ({outlier - support:.4g}) is always kept, outliers ({1 - outlier:.4g}) never; move"
-            " `support` and `outlier`, or choose a ratio in between"
+            f"PrototypeSelector: ratio {ratio} is out of reach: a share of {least:.4g} is always"
+            f" kept (the support band), and outliers ({1 - most:.4g}) never; move `support` and"
+            " `outlier`, take `thin: all`, or choose a ratio in between"
         )

@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from sagittal_cxr.curation.checked import needed, ordered, restored, uniform_of
+from sagittal_cxr.curation.checked import needed, ordered, own_cosines, restored, uniform_of
 from sagittal_cxr.curation.quota import Quota, highest
 from sagittal_cxr.curation.selector import Candidates, Selection, Selector
 
@@ -109,7 +109,7 @@ class CLIPScoreSelector(TopShare):
 
     def scores(self, candidates: Candidates) -> Tensor:
         """Cosine of image and text."""
-        return (candidates.images * candidates.texts).sum(1)
+        return own_cosines(candidates.images, candidates.texts)
 
 
 class RHOSelector(TopShare):

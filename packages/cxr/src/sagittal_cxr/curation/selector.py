@@ -13,7 +13,8 @@ class Candidates(NamedTuple):
     Attributes:
         rows: (N,) int64 row numbers in the index, no number twice.
         images: (N, D) unit rows of the model's image embeddings.
-        texts: (N, D) unit rows of its text embeddings.
+        texts: (N, D) unit rows of its text embeddings; of another width only where two encoders
+            have no common space, which rules by cosine refuse.
         losses: (N,) the model's loss of each pair; None: not wanted by the selector.
         reference_losses: (N,) the loss of each pair under a reference model; None: as ``losses``.
         reference_images: (N, E) unit rows of the reference model's image embeddings; None: as
