@@ -1,4 +1,4 @@
-"""Report generation: a language model writes from image tokens, beside controls that do not look."""
+"""Report generation: a language model writes from image tokens, beside what does not look."""
 
 from __future__ import annotations
 
@@ -214,7 +214,9 @@ def others(patients: NDArray[Any], seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(counter_seed(seed, "shuffled images"))
     # Patients in random order, one after the other: half a turn on stands another patient's image
     # unless one patient has half of all.
-    order = np.concatenate([np.flatnonzero(patients == p) for p in rng.permutation(np.unique(patients))])
+    order = np.concatenate(
+        [np.flatnonzero(patients == p) for p in rng.permutation(np.unique(patients))]
+    )
     taken = np.empty(len(patients), np.int64)
     taken[order] = np.roll(order, len(order) // 2)
     for i in np.flatnonzero(patients[taken] == patients):
@@ -263,9 +265,7 @@ class _Writer:
         }
         return {arm: list(table[arm]) for arm in (OWN, CONTROLS[2])}
 
-    def _trained(
-        self, images: ImageRows, texts: list[str]
-    ) -> tuple[ReportGenerator, Any, int]:
+    def _trained(self, images: ImageRows, texts: list[str]) -> tuple[ReportGenerator, Any, int]:
         from sagittal_core.llm.local import load_local
 
         task = self.task

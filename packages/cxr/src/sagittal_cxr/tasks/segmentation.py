@@ -1,4 +1,4 @@
-"""Segmentation: a decoder on the encoder's feature maps, beside a random encoder and a mean mask."""
+"""Segmentation: a decoder on the encoder's feature maps, beside a random encoder's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sagittal_cxr.nn.feature_maps import feature_maps
 from sagittal_cxr.nn.segmentation import SegmentationDecoder, Segmenter, segmentation_loss
 from sagittal_cxr.tasks.items import write_frame
 from sagittal_cxr.tasks.mask_pairs import Fold, Pair, divide, load_pair, mask_pairs
-from sagittal_cxr.tasks.task import Measure
+from sagittal_cxr.tasks.task import Measure, NotApplicable
 from sagittal_cxr.tasks.training import Plan, digest, fit
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ class Segmentation:
             ConfigError: If there are fewer patients than folds.
             DataError: If a file cannot be used.
         """
+        if not hasattr(model, "vision"):
+            raise NotApplicable("the model's image encoder is not at hand")
         pairs = mask_pairs(benchmark, self.finding)
         division = divide(pairs, self.folds, benchmark.split, seed)
         loaded = _Loaded(pairs, model.preprocessing)
@@ -198,9 +200,7 @@ class _Study:
         self.maps = feature_maps(encoder, task.levels).to(device)
         self._kept: list[Tensor] | None = None
 
-    def measured(
-        self, number: int, fold: Fold, folder: Path, identity: str
-    ) -> pandas.DataFrame:
+    def measured(self, number: int, fold: Fold, folder: Path, identity: str) -> pandas.DataFrame:
         """One row for each pair that was tested: place, empty, Dice, IoU and those of the mean."""
         import pandas
 
