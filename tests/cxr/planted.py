@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sagittal_core.encoders.preprocessing import Preprocessing
+from sagittal_core.encoders import Features, Preprocessing
 
 FINDINGS = ["Edema", "Effusion", "Fracture", "Hernia", "Mass", "No Finding", "Nodule", "Pneumonia"]
 SIDE = 16
@@ -104,6 +104,27 @@ def _picture(present: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(grey, 0, 255).astype(np.uint8)
 
 
+class PlantedEncoder(nn.Module):
+    """The vision encoder of :class:`PlantedModel`: what each square's brightness says, or noise."""
+
+    def __init__(self, skill: float) -> None:
+        super().__init__()
+        self.skill = nn.Parameter(torch.tensor(float(skill)))
+        generator = torch.Generator().manual_seed(3)
+        noise = torch.randn(SIDE * SIDE, len(FINDINGS), generator=generator) / 16
+        self.noise = nn.Parameter(noise)
+        self.preprocessing = Preprocessing(resize=(SIDE, SIDE), mean=(0.0,) * 3, std=(1.0,) * 3)
+        self.dim = len(FINDINGS)
+
+    def forward(self, images: Tensor) -> Features:
+        grey = images[:, 0]
+        means = nn.functional.avg_pool2d(grey[:, None], 4).flatten(1)[:, : len(FINDINGS)]
+        seen = (means - 0.47) / 0.24
+        blur = grey.flatten(1) @ self.noise
+        pooled = self.skill * seen + (1 - self.skill) * blur
+        return Features(pooled, pooled[:, None], (1, 1))
+
+
 class PlantedModel(nn.Module):
     """Embeds a picture as +1 or -1 for each finding, and a text as it says so.
 
@@ -114,20 +135,17 @@ class PlantedModel(nn.Module):
 
     def __init__(self, skill: float = 1.0, scale: float = 20.0) -> None:
         super().__init__()
-        self.skill = nn.Parameter(torch.tensor(float(skill)))
+        self.vision = PlantedEncoder(skill)
         self.logit_scale = nn.Parameter(torch.tensor(float(scale)).log())
-        generator = torch.Generator().manual_seed(3)
-        self.register_buffer("noise", torch.randn(SIDE * SIDE, len(FINDINGS), generator=generator))
-        self.preprocessing = Preprocessing(resize=(SIDE, SIDE), mean=(0.0,) * 3, std=(1.0,) * 3)
         self.calls = 0
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.vision.preprocessing
 
     def image_features(self, images: Tensor) -> Tensor:
         self.calls += len(images)
-        grey = images[:, 0]
-        means = nn.functional.avg_pool2d(grey[:, None], 4).flatten(1)[:, : len(FINDINGS)]
-        seen = (means - 0.47) / 0.24
-        blur = (grey.flatten(1) - grey.mean()) @ self.noise
-        return self.skill * seen + (1 - self.skill) * blur
+        return self.vision(images).pooled
 
     def encode_image(self, images: Tensor) -> Tensor:
         return nn.functional.normalize(self.image_features(images), dim=1)

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import sagittal_cxr.registry  # noqa: F401 - bare class names in YAML
 from sagittal_core.errors import ConfigError
 from sagittal_cxr.tasks import models as sources
@@ -46,8 +48,6 @@ def evaluate(
         ConfigError: names are missing or not unique.
         DataError: a model or an index is not what it should be.
     """
-    import torch
-
     settings, start = dict(locals()), time.monotonic()
     reference = _checked(models, benchmarks, tasks, reference)
     if device == "auto":

@@ -10,6 +10,7 @@ from sagittal_cxr.nn.image_text import ImageTextModel
 from sagittal_cxr.nn.text import TextEncoder
 from sagittal_cxr.nn.vision import ImageEncoder
 from sagittal_cxr.objectives import InfoNCE, SigLIP
+from sagittal_cxr.tasks.fine_tuning import FineTuning
 from sagittal_cxr.tasks.linear_probe import LinearProbe
 from sagittal_cxr.tasks.report_generation import ReportGeneration
 from sagittal_cxr.tasks.retrieval import Retrieval
@@ -19,6 +20,7 @@ from sagittal_cxr.tasks.zero_shot import ZeroShot
 __all__ = [
     "CLIPScoreSelector",
     "CheXficient",
+    "FineTuning",
     "ImageEncoder",
     "ImageTextModel",
     "InfoNCE",

@@ -18,7 +18,6 @@ from torch.utils.data import Dataset
 from sagittal_core.encoders.weights import weights_sha256
 from sagittal_core.sampling import ItemKey, ResumableDataLoader
 from sagittal_core.store import EmbeddingStore, ShardWriter
-from sagittal_cxr.images import load_grey
 from sagittal_cxr.progress import track
 from sagittal_cxr.tasks.task import Benchmark
 
@@ -51,6 +50,8 @@ class RadiographImages(Dataset[NDArray[np.uint8]]):
         return len(self.files)
 
     def __getitem__(self, key: ItemKey) -> NDArray[np.uint8]:
+        from sagittal_cxr.images import load_grey
+
         return self.preprocessing.fit(load_grey(self.files[key.index]))
 
 

@@ -28,7 +28,7 @@ from sagittal_cxr.tasks.zero_shot import judged
 if TYPE_CHECKING:
     from sagittal_cxr.nn.image_text import ImageTextModel
 
-CRITERION = "largest Youden's J on the rows that C was chosen on"
+CRITERION = "largest Youden's J on the rows that settings were chosen on"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class LinearProbe(Task):
                 scored.detail |= {
                     "share of training patients": fraction,
                     "training patients": len(np.unique(some.patients)),
-                    "C chosen on": where,
+                    "chosen on": where,
                     "not fitted": left,
                 }
                 every.append(scored)
