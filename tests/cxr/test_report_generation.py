@@ -222,7 +222,7 @@ def task(folder: Path, **options: object) -> ReportGeneration:
         "max_tokens": 8,
         "lr": 1e-2,
         "language_lr": 1e-2,
-        "plan": Plan(epochs=40),
+        "epochs": 40,
         "sentence_encoder": None,
         "resamples": 50,
     }
@@ -274,7 +274,7 @@ def test_a_generator_that_says_one_thing_gains_nothing_from_the_image(
     folder: Path, model: ImageTextModel, index: Path, tmp_path: Path
 ) -> None:
     # One step of a frozen random language model: the same words whatever the image.
-    one = task(folder, trained="projector", lr=1e-6, plan=Plan(epochs=1, batch=64))
+    one = task(folder, trained="projector", lr=1e-6, epochs=1, batch=64)
     found = run(one, model, index, tmp_path / "cell")
     assert found["ROUGE-L above shuffled images", None].estimate == pytest.approx(0, abs=0.05)
     assert found["distinct reports", None].estimate < 0.5
@@ -285,7 +285,7 @@ def test_a_finished_part_is_not_done_again(
 ) -> None:
     from sagittal_cxr.tasks import report_generation, report_images
 
-    one, cell = task(folder, plan=Plan(epochs=1)), tmp_path / "cell"
+    one, cell = task(folder, epochs=1), tmp_path / "cell"
     first = run(one, model, index, cell)
 
     def never(*args: object, **options: object) -> None:
@@ -298,7 +298,7 @@ def test_a_finished_part_is_not_done_again(
         {k: m.estimate for k, m in first.items()}, nan_ok=True
     )
     with pytest.raises(AssertionError, match="done again"):
-        run(task(folder, plan=Plan(epochs=2)), model, index, cell)
+        run(task(folder, epochs=2), model, index, cell)
 
 
 def test_pseudo_reports_are_no_references_unless_asked_for(
@@ -307,7 +307,7 @@ def test_pseudo_reports_are_no_references_unless_asked_for(
     index = write_index(tmp_path / "index", patients=8, source="template")
     with pytest.raises(NotApplicable, match="references: any"):
         run(task(folder), model, index, tmp_path / "cell")
-    one = task(folder, references="any", plan=Plan(epochs=1), train_rows=5, test_rows=3)
+    one = task(folder, references="any", epochs=1, train_rows=5, test_rows=3)
     found = run(one, model, index, tmp_path / "cell")
     detail = found["BLEU-1", None].detail
     assert detail["references"] == {"template": 3}

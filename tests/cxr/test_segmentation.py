@@ -29,7 +29,6 @@ from sagittal_cxr.nn.vision import ImageEncoder
 from sagittal_cxr.tasks.mask_pairs import Pair, divide
 from sagittal_cxr.tasks.segmentation import Segmentation
 from sagittal_cxr.tasks.task import Benchmark, Measure, NotApplicable
-from sagittal_cxr.tasks.training import Plan
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +139,7 @@ def test_without_folds_the_splits_count() -> None:
 
 
 def task(**options: object) -> Segmentation:
-    settings = {"folds": 2, "width": 16, "lr": 2e-2, "resamples": 50, "plan": Plan(epochs=15)}
+    settings = {"folds": 2, "width": 16, "lr": 2e-2, "resamples": 50, "epochs": 15}
     return Segmentation(**settings | options)
 
 
@@ -185,7 +184,7 @@ def test_it_finds_what_the_image_shows(model: ImageTextModel, index: Path, tmp_p
 def test_images_without_a_mask_count_only_where_a_finding_is_named(
     model: ImageTextModel, index: Path, tmp_path: Path
 ) -> None:
-    found = run(task(plan=Plan(epochs=1), twin=False), model, index, tmp_path / "cell")
+    found = run(task(epochs=1, twin=False), model, index, tmp_path / "cell")
     assert found["Dice"].detail["images"] == 18
     assert found["Dice"].detail["empty masks"] == 0
     assert not [name for name in found if "twin" in name]
@@ -196,12 +195,10 @@ def test_the_encoder_is_trained_where_that_is_asked_for(
 ) -> None:
     before = {name: p.clone() for name, p in model.named_parameters()}
     settings = {"frozen": False, "encoder_lr": 1e-3, "twin": False, "folds": None}
-    found = run(task(plan=Plan(epochs=6), **settings), model, index, tmp_path / "cell")
+    found = run(task(epochs=6, **settings), model, index, tmp_path / "cell")
     assert found["Dice"].detail["encoder"] == "trained"
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-    frozen = run(
-        task(plan=Plan(epochs=6), **settings | {"frozen": True}), model, index, tmp_path / "cell"
-    )
+    frozen = run(task(epochs=6, **settings | {"frozen": True}), model, index, tmp_path / "cell")
     assert frozen["Dice"].estimate != found["Dice"].estimate
 
 
@@ -219,7 +216,7 @@ def test_a_finished_fold_is_not_done_again(
         done.append(str(options["checkpoint"]))
         return fit(*args, **options)
 
-    one, cell = task(plan=Plan(epochs=2), twin=False), tmp_path / "cell"
+    one, cell = task(epochs=2, twin=False), tmp_path / "cell"
     monkeypatch.setattr(segmentation, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(one, model, index, cell)
