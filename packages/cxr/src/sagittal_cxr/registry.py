@@ -11,6 +11,7 @@ from sagittal_cxr.nn.text import TextEncoder
 from sagittal_cxr.nn.vision import ImageEncoder
 from sagittal_cxr.objectives import InfoNCE, SigLIP
 from sagittal_cxr.tasks.fine_tuning import FineTuning
+from sagittal_cxr.tasks.grounding import Grounding
 from sagittal_cxr.tasks.linear_probe import LinearProbe
 from sagittal_cxr.tasks.report_generation import ReportGeneration
 from sagittal_cxr.tasks.retrieval import Retrieval
@@ -21,6 +22,7 @@ __all__ = [
     "CLIPScoreSelector",
     "CheXficient",
     "FineTuning",
+    "Grounding",
     "ImageEncoder",
     "ImageTextModel",
     "InfoNCE",
