@@ -293,7 +293,7 @@ class _Writer:
         rates = {"projector": task.lr, "language": task.language_lr}
         fit(
             generator, loss, rates,
-            rows=len(texts), plan=Plan(task.epochs, task.batch, save_every=20), seed=self.seed,
+            rows=len(texts), plan=Plan(task.epochs, task.batch), seed=self.seed,
             checkpoint=self.folder / f"generator-{self.identity}.pt",
             title="report generator",
         )  # fmt: skip
