@@ -1,4 +1,4 @@
-"""A report generator sees the image, writes what it was taught, and is told from one that does not."""
+"""A report generator sees the image, writes what it was taught, and is told from one blind."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
+from squares import LEFT, NOTHING, RIGHT, write_index
 from tiny_language import language_checkpoint
+from tiny_models import text_checkpoint, vision_checkpoint
 
+from sagittal_core.encoders import VisionSpec
 from sagittal_core.errors import ConfigError
 from sagittal_core.llm.weights import read_model
+from sagittal_cxr.nn.image_text import ImageTextModel
 from sagittal_cxr.nn.report_generator import IGNORED, ReportGenerator, pooled_tokens
-from sagittal_cxr.tasks.report_generation import encode_reports, others
-from sagittal_cxr.tasks.task import NotApplicable
+from sagittal_cxr.nn.text import TextEncoder
+from sagittal_cxr.nn.vision import ImageEncoder
+from sagittal_cxr.tasks.report_generation import ReportGeneration, encode_reports, others
+from sagittal_cxr.tasks.task import Benchmark, Measure, NotApplicable
 from sagittal_cxr.tasks.training import Plan, fit
 
 DIM = 6
@@ -194,3 +200,125 @@ def test_shuffled_images_are_of_other_patients(patients: list[str], seed: int) -
 def test_one_patient_has_no_other() -> None:
     with pytest.raises(NotApplicable, match="two patients"):
         others(np.array(["a", "a"]), 0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ImageTextModel:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    vision = ImageEncoder(VisionSpec("transformers", str(vision_checkpoint(folder / "v"))))
+    return ImageTextModel(vision, TextEncoder(str(text_checkpoint(folder / "t"))), dim=8).eval()
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_index(tmp_path_factory.mktemp("reports") / "index", patients=24)
+
+
+def task(folder: Path, **options: object) -> ReportGeneration:
+    settings = {
+        "language": str(folder),
+        "trained": "full",
+        "prompt": "lungs:",
+        "max_tokens": 8,
+        "lr": 1e-2,
+        "language_lr": 1e-2,
+        "epochs": 40,
+        "sentence_encoder": None,
+        "resamples": 50,
+    }
+    return ReportGeneration(**settings | options)
+
+
+def run(
+    one: ReportGeneration, model: ImageTextModel, index: Path, cell: Path
+) -> dict[tuple[str, str | None], Measure]:
+    cell.mkdir(exist_ok=True)
+    benchmark = Benchmark("drawn", index)
+    return {(m.name, m.label): m for m in one.run(model, benchmark, cell, device="cpu", seed=0)}
+
+
+def test_reports_of_what_the_image_shows_are_above_every_control(
+    folder: Path, model: ImageTextModel, index: Path, tmp_path: Path
+) -> None:
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    cell = tmp_path / "cell"
+    found = run(task(folder), model, index, cell)
+    for metric in ("rule_labels_f1 micro-14", "BLEU-1", "ROUGE-L"):
+        own = found[metric, None]
+        assert own.estimate > 0.85, metric
+        assert own.n == 6
+        for arm in ("most frequent report", "shuffled images"):
+            other, above = found[f"{metric}, {arm}", None], found[f"{metric} above {arm}", None]
+            assert other.estimate < own.estimate
+            assert above.estimate == pytest.approx(own.estimate - other.estimate)
+            assert above.low is not None
+    assert found["rule_labels_f1", "Pleural Effusion"].estimate > 0.7
+    detail = found["BLEU-4", None].detail
+    assert detail["training reports"] == 24
+    assert detail["training reports cut"] == detail["empty reports"] == 0
+    assert detail["references"] == {"report": 12}
+    import pandas
+
+    items = pandas.read_parquet(cell / "items.parquet")
+    assert set(items["generated"]) <= {NOTHING, LEFT, RIGHT}
+    assert items["nearest report"].isin([NOTHING, LEFT, RIGHT]).all()
+    assert "secret" not in items.to_csv()
+    assert found["distinct reports", None].estimate == pytest.approx(
+        items["generated"].nunique() / 12
+    )
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+def test_a_generator_that_says_one_thing_gains_nothing_from_the_image(
+    folder: Path, model: ImageTextModel, index: Path, tmp_path: Path
+) -> None:
+    # One step of a frozen random language model: the same words whatever the image.
+    one = task(folder, trained="projector", lr=1e-6, epochs=1, batch=64)
+    found = run(one, model, index, tmp_path / "cell")
+    assert found["ROUGE-L above shuffled images", None].estimate == pytest.approx(0, abs=0.05)
+    assert found["distinct reports", None].estimate < 0.5
+
+
+def test_a_finished_part_is_not_done_again(
+    folder: Path, model: ImageTextModel, index: Path, tmp_path: Path, monkeypatch
+) -> None:
+    from sagittal_cxr.tasks import report_generation, report_images
+
+    one, cell = task(folder, epochs=1), tmp_path / "cell"
+    first = run(one, model, index, cell)
+
+    def never(*args: object, **options: object) -> None:
+        raise AssertionError("done again")
+
+    monkeypatch.setattr(report_images, "_encoded", never)
+    monkeypatch.setattr(report_generation, "fit", never)
+    again = run(one, model, index, cell)
+    assert {k: m.estimate for k, m in again.items()} == pytest.approx(
+        {k: m.estimate for k, m in first.items()}, nan_ok=True
+    )
+    with pytest.raises(AssertionError, match="done again"):
+        run(task(folder, epochs=2), model, index, cell)
+
+
+def test_pseudo_reports_are_no_references_unless_asked_for(
+    folder: Path, model: ImageTextModel, tmp_path: Path
+) -> None:
+    index = write_index(tmp_path / "index", patients=8, source="template")
+    with pytest.raises(NotApplicable, match="references: any"):
+        run(task(folder), model, index, tmp_path / "cell")
+    one = task(folder, references="any", epochs=1, train_rows=5, test_rows=3)
+    found = run(one, model, index, tmp_path / "cell")
+    detail = found["BLEU-1", None].detail
+    assert detail["references"] == {"template": 3}
+    assert detail["training reports"] == 5
+    assert found["BLEU-1", None].low is None  # two patients
+
+
+def test_there_are_no_figures_of_train(
+    folder: Path, model: ImageTextModel, index: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(NotApplicable, match="not for train"):
+        task(folder).run(
+            model, Benchmark("drawn", index, split="train"), tmp_path, device="cpu", seed=0
+        )

@@ -6,9 +6,23 @@ from pathlib import Path
 
 import torch
 
-WORDS = (
-    "no pleural effusion . large left right cardiomegaly lungs are clear is present there :"
-).split()
+WORDS = [
+    "no",
+    "pleural",
+    "effusion",
+    ".",
+    "large",
+    "left",
+    "right",
+    "cardiomegaly",
+    "lungs",
+    "are",
+    "clear",
+    "is",
+    "present",
+    "there",
+    ":",
+]
 
 
 def language_checkpoint(folder: Path) -> Path:

@@ -16,6 +16,7 @@ def run(args: list[str] | None = None) -> int:
         "export": "sagittal_cxr.export:export",
         "index": "sagittal_cxr.indexing:index",
         "curate": "sagittal_cxr.curate:curate",
+        "score-reports": "sagittal_cxr.score_reports:score_reports",
     }
     return run_cli(args, prog="sagittal-cxr", verbs=verbs, register="sagittal_cxr.registry")
 

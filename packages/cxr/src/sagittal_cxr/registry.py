@@ -11,14 +11,18 @@ from sagittal_cxr.nn.text import TextEncoder
 from sagittal_cxr.nn.vision import ImageEncoder
 from sagittal_cxr.objectives import InfoNCE, SigLIP
 from sagittal_cxr.tasks.fine_tuning import FineTuning
+from sagittal_cxr.tasks.grounding import Grounding
 from sagittal_cxr.tasks.linear_probe import LinearProbe
+from sagittal_cxr.tasks.report_generation import ReportGeneration
 from sagittal_cxr.tasks.retrieval import Retrieval
+from sagittal_cxr.tasks.segmentation import Segmentation
 from sagittal_cxr.tasks.zero_shot import ZeroShot
 
 __all__ = [
     "CLIPScoreSelector",
     "CheXficient",
     "FineTuning",
+    "Grounding",
     "ImageEncoder",
     "ImageTextModel",
     "InfoNCE",
@@ -28,7 +32,9 @@ __all__ = [
     "RHOSelector",
     "RadiographReports",
     "RandomSelector",
+    "ReportGeneration",
     "Retrieval",
+    "Segmentation",
     "SemDeDupSelector",
     "SigLIP",
     "TextEncoder",

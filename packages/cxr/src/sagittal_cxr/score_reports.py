@@ -61,7 +61,11 @@ def score_reports(
     start = time.monotonic()
     if resamples < 1:
         raise ConfigError("score-reports: resamples must be 1 or more")
-    matched = match(read_reports(references, id, report, patient), read_reports(candidates, id, report, None), references)
+    matched = match(
+        read_reports(references, id, report, patient),
+        read_reports(candidates, id, report, None),
+        references,
+    )
     encoder = None
     if sentence_encoder is not None:
         from sagittal_core.encoders import SentenceEncoder

@@ -1,7 +1,7 @@
 """Whether two reports say the same: labels by rule, likeness of sentences, RadCliQ's formula.
 
-``rule_labels_f1`` compares what this package's rule labeler reads in both reports. It is no CheXbert
-F1, whose labels come from a trained network; the two are not comparable across papers.
+``rule_labels_f1`` compares what this package's rule labeler reads in both reports. It is no
+CheXbert F1, whose labels come from a trained network; the two are not comparable across papers.
 """
 
 from __future__ import annotations
@@ -65,13 +65,18 @@ def f1(hits: Array) -> Array:
     return np.where(below > 0, 2 * hit / np.maximum(below, 1), np.nan)
 
 
+def _by_finding(sums: Array) -> Array:
+    """(..., 3 L) as (..., L, 3); of no resamples as well."""
+    return sums.reshape(*sums.shape[:-1], sums.shape[-1] // 3, 3)
+
+
 def _micro(sums: Array) -> Array:
-    return f1(sums.reshape(*sums.shape[:-1], -1, 3).sum(-2))
+    return f1(_by_finding(sums).sum(-2))
 
 
 def _macro(sums: Array) -> Array:
     """Mean over the findings that occur in a reference or a candidate."""
-    each = f1(sums.reshape(*sums.shape[:-1], -1, 3))
+    each = f1(_by_finding(sums))
     known = np.isfinite(each)
     count = known.sum(-1)
     total = np.where(known, each, 0.0).sum(-1)
@@ -195,7 +200,7 @@ class RadCliQ:
         self._scorers = (radgraph, bertscore, chexbert, bleu)
 
     def raw(self, references: Sequence[str], candidates: Sequence[str]) -> Array:
-        """x of each report, (N,); lower is better.
+        """X of each report, (N,); lower is better.
 
         Raises:
             ValueError: If a scorer gives another number of values, or one that is not finite.

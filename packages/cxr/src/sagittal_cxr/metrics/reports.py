@@ -69,9 +69,7 @@ class ReportScorer:
         scores += rule_labels_f1(self._labels, labels, CHEXPERT)
         scores.append(polarity_agreement(self._labels, labels, CHEXPERT))
         if self._encoder is not None:
-            scores.append(
-                sentence_similarity(references, given, self._encoder, self._encoder_name)
-            )
+            scores.append(sentence_similarity(references, given, self._encoder, self._encoder_name))
         return scores
 
     def findings(self, candidates: Sequence[str]) -> list[Score]:

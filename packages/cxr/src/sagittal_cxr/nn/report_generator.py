@@ -2,8 +2,8 @@
 
 After LLaVA-Rad (Chaves et al., 2024), which CheXficient takes for report generation with its own
 image encoder in place of that encoder: an MLP of two layers turns patch tokens into vectors of the
-language model's width, and the model goes on from them. Published: all 37 x 37 tokens and a language
-model of 7 billion parameters, trained by LoRA.
+language model's width, and the model goes on from them. Published: all 37 x 37 tokens and a
+language model of 7 billion parameters, trained by LoRA.
 """
 
 from __future__ import annotations

@@ -65,13 +65,11 @@ def mask_pairs(benchmark: Benchmark, finding: str | None) -> list[Pair]:
             rows = benchmark.rows(split)
         except NotApplicable:  # the split is empty
             continue
-        for number, mask, patient, negative in zip(
-            rows.index, rows["mask"], rows["patient"], rows["negative"], strict=True
-        ):
-            known = isinstance(mask, str)
-            if known or (finding is not None and finding in negative):
-                image, root = benchmark.image_path(int(number)), benchmark.opened.root(int(number))
-                code = mask if known else None
+        columns = [rows[c] for c in ("dataset", "mask", "patient", "negative")]
+        for number, dataset, mask, patient, negative in zip(rows.index, *columns, strict=True):
+            code = mask if isinstance(mask, str) else None
+            if code is not None or (finding is not None and finding in negative):
+                image, root = benchmark.image_path(int(number)), benchmark.opened.root(dataset)
                 pairs.append(Pair(int(number), image, code, root, str(patient), split))
     if not any(pair.mask for pair in pairs):
         raise NotApplicable("no image of the index has a mask")

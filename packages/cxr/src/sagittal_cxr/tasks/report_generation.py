@@ -1,11 +1,11 @@
-"""Report generation: a language model writes from image tokens, beside controls that do not look."""
+"""Report generation: a language model writes from image tokens, beside what does not look."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,7 +23,7 @@ from sagittal_cxr.nn.report_generator import IGNORED, ReportGenerator
 from sagittal_cxr.tasks.items import write_frame
 from sagittal_cxr.tasks.report_images import ImageRows, image_rows
 from sagittal_cxr.tasks.segmentation import as_measure
-from sagittal_cxr.tasks.task import NotApplicable
+from sagittal_cxr.tasks.task import NotApplicable, Task
 from sagittal_cxr.tasks.training import Plan, digest, fit
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _WRITTEN_AT_ONCE = 16
 
 
 @dataclass
-class ReportGeneration:
+class ReportGeneration(Task):
     """Train a projector from image tokens to a language model, and compare what it writes.
 
     Beside the generated reports stand three controls on the same references: the most frequent
@@ -57,7 +57,8 @@ class ReportGeneration:
         max_tokens: Of a report, its end included; longer references are cut for training only.
         lr: Learning rate of the projector.
         language_lr: Of the language model, where it is trained.
-        plan: Epochs, rows a step, ...
+        epochs: Passes over the training reports.
+        batch: Reports a step.
         train_rows: At most, thinned at random; None: all.
         test_rows: As ``train_rows``.
         references: "report": only images with a report of their own; "any": pseudo-reports made of
@@ -75,7 +76,8 @@ class ReportGeneration:
     max_tokens: int = 64
     lr: float = 1e-3
     language_lr: float = 2e-4
-    plan: Plan = field(default_factory=lambda: Plan(epochs=3))
+    epochs: int = 3
+    batch: int = 8
     train_rows: int | None = None
     test_rows: int | None = None
     references: Literal["report", "any"] = "report"
@@ -214,7 +216,9 @@ def others(patients: NDArray[Any], seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(counter_seed(seed, "shuffled images"))
     # Patients in random order, one after the other: half a turn on stands another patient's image
     # unless one patient has half of all.
-    order = np.concatenate([np.flatnonzero(patients == p) for p in rng.permutation(np.unique(patients))])
+    order = np.concatenate(
+        [np.flatnonzero(patients == p) for p in rng.permutation(np.unique(patients))]
+    )
     taken = np.empty(len(patients), np.int64)
     taken[order] = np.roll(order, len(order) // 2)
     for i in np.flatnonzero(patients[taken] == patients):
@@ -263,9 +267,7 @@ class _Writer:
         }
         return {arm: list(table[arm]) for arm in (OWN, CONTROLS[2])}
 
-    def _trained(
-        self, images: ImageRows, texts: list[str]
-    ) -> tuple[ReportGenerator, Any, int]:
+    def _trained(self, images: ImageRows, texts: list[str]) -> tuple[ReportGenerator, Any, int]:
         from sagittal_core.llm.weights import read_model
 
         task = self.task
@@ -291,7 +293,7 @@ class _Writer:
         rates = {"projector": task.lr, "language": task.language_lr}
         fit(
             generator, loss, rates,
-            rows=len(texts), plan=task.plan, seed=self.seed,
+            rows=len(texts), plan=Plan(task.epochs, task.batch), seed=self.seed,
             checkpoint=self.folder / f"generator-{self.identity}.pt",
             title="report generator",
         )  # fmt: skip

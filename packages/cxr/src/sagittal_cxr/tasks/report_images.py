@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from sagittal_core.encoders.weights import weights_sha256
 from sagittal_core.store import EmbeddingStore, ShardWriter
@@ -27,7 +28,7 @@ class ImageRows(NamedTuple):
 
     Attributes:
         tokens: (N, side * side, D).
-        embeddings: (N, E) unit rows.
+        embeddings: (N, E) unit rows: of the space shared with texts, else the pooled features.
     """
 
     tokens: Tensor
@@ -69,7 +70,8 @@ def image_rows(
         "rows": digest({"rows": rows.tolist(), "index": benchmark.opened.identity}),
         "side": side,
     }
-    width, dim = int(model.vision.dim), int(model.dim)
+    width = int(model.vision.dim)
+    dim = int(getattr(model, "dim", width))
     target = folder / f"images-{digest(identity)}"
     parts = [rows[start : start + _SHARD] for start in range(0, len(rows), _SHARD)]
     # Tokens and embedding of an image are one row of the store.
@@ -101,4 +103,8 @@ def _encoded(
     pixels = model.preprocessing.normalise(torch.from_numpy(np.stack(fitted)).to(device))
     tokens, grid = model.image_tokens(pixels)
     pooled = pooled_tokens(tokens, grid, side)
-    return torch.cat([pooled.flatten(1), model.encode_image(pixels)], 1).cpu()
+    if hasattr(model, "encode_image"):
+        embedding = model.encode_image(pixels)
+    else:  # a vision encoder alone
+        embedding = functional.normalize(model.image_features(pixels), dim=1)
+    return torch.cat([pooled.flatten(1), embedding], 1).cpu()

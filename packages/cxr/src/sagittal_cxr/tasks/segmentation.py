@@ -1,11 +1,11 @@
-"""Segmentation: a decoder on the encoder's feature maps, beside a random encoder and a mean mask."""
+"""Segmentation: a decoder on the encoder's feature maps, beside a random encoder's."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +24,7 @@ from sagittal_cxr.nn.feature_maps import feature_maps
 from sagittal_cxr.nn.segmentation import SegmentationDecoder, Segmenter, segmentation_loss
 from sagittal_cxr.tasks.items import write_frame
 from sagittal_cxr.tasks.mask_pairs import Fold, Pair, divide, load_pair, mask_pairs
-from sagittal_cxr.tasks.task import Measure
+from sagittal_cxr.tasks.task import Measure, NotApplicable, Task
 from sagittal_cxr.tasks.training import Plan, digest, fit
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ TWIN, MEAN = "random twin", "mean mask"
 
 
 @dataclass
-class Segmentation:
+class Segmentation(Task):
     """Train a decoder on a frozen encoder, or both, and measure Dice and IoU of held-out images.
 
     Two controls show what the encoder's weights are worth: the same training on the encoder's
@@ -59,7 +59,8 @@ class Segmentation:
         frozen: Train the decoder alone.
         lr: Learning rate of the decoder.
         encoder_lr: Of the encoder, where it is not frozen.
-        plan: Epochs, rows a step, ...
+        epochs: Passes over the training pairs.
+        batch: Pairs a step.
         twin: Whether to train on the random twin as well.
         resamples: Of the patients, for intervals.
     """
@@ -72,7 +73,8 @@ class Segmentation:
     frozen: bool = True
     lr: float = 2e-3
     encoder_lr: float = 2e-5
-    plan: Plan = field(default_factory=Plan)
+    epochs: int = 30
+    batch: int = 8
     twin: bool = True
     resamples: int = 1000
     headline: ClassVar[tuple[str, ...]] = ("Dice", "IoU")
@@ -94,6 +96,8 @@ class Segmentation:
             ConfigError: If there are fewer patients than folds.
             DataError: If a file cannot be used.
         """
+        if not hasattr(model, "vision"):
+            raise NotApplicable("the model's image encoder is not at hand")
         pairs = mask_pairs(benchmark, self.finding)
         division = divide(pairs, self.folds, benchmark.split, seed)
         loaded = _Loaded(pairs, model.preprocessing)
@@ -198,9 +202,7 @@ class _Study:
         self.maps = feature_maps(encoder, task.levels).to(device)
         self._kept: list[Tensor] | None = None
 
-    def measured(
-        self, number: int, fold: Fold, folder: Path, identity: str
-    ) -> pandas.DataFrame:
+    def measured(self, number: int, fold: Fold, folder: Path, identity: str) -> pandas.DataFrame:
         """One row for each pair that was tested: place, empty, Dice, IoU and those of the mean."""
         import pandas
 
@@ -250,7 +252,7 @@ class _Study:
         rates = {"": task.lr} if task.frozen else {"decoder": task.lr, "maps": task.encoder_lr}
         fit(
             module, loss, rates,
-            rows=len(train), plan=task.plan, checkpoint=checkpoint, seed=seed,
+            rows=len(train), plan=Plan(task.epochs, task.batch), checkpoint=checkpoint, seed=seed,
             title=f"segmentation, fold {number}",
         )  # fmt: skip
 

@@ -39,7 +39,7 @@ class Plan:
     weight_decay: float = 1e-4
     warmup: float = 0.05
     clip: float = 1.0
-    save_every: int = 50
+    save_every: int = 20
 
     def __post_init__(self) -> None:
         """Refuse a plan without a step."""
