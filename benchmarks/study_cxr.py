@@ -70,14 +70,14 @@ def do(verb: str, settings: dict[str, Any], file: Path) -> None:
         raise SystemExit(status)
 
 
-def index(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings of `index`: two folders, held-out patients for two fifths."""
+def index(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of `index` for one folder, held-out patients for two fifths."""
     settings = config("index_sample")
-    for dataset in settings["datasets"]:
-        place = args.radiographs if dataset["name"] == "nih" else args.lungs
-        dataset["root"] = str(place)
+    settings["datasets"] = [
+        d | {"root": str(root)} for d in settings["datasets"] if d["name"] == name
+    ]
     settings["split"] = {"val_share": 0.05, "test_share": 0.4, "seed": 0}
-    settings["out"] = str(args.out / "index")
+    settings["out"] = str(args.out / f"index-{name}")
     return settings
 
 
@@ -94,7 +94,7 @@ def fit(arm: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     model["selector"] = selector
     model["network"]["init_args"]["vision"]["init_args"]["encoder"]["image_size"] = args.image_size
     settings["data"]["init_args"] |= {
-        "index": str(args.out / "index"),
+        "index": str(args.out / "index-nih"),
         "duplicates": "keep",
         "cache": str(args.out / "images"),
         "seed": seed,
@@ -131,10 +131,9 @@ def evaluation(args: argparse.Namespace) -> dict[str, Any]:
     models[BEFORE] = {"path": str(args.out / "before")}
     benchmark = {
         "name": "held-out patients",
-        "index": str(args.out / "index"),
+        "index": str(args.out / "index-nih"),
         "split": "test",
         "exposure": "none",
-        "datasets": ["nih"],
         "cohort": "radiographs of ChestX-ray14; Pneumonia goes with the AP view in this selection",
     }
     tasks = [
@@ -151,24 +150,35 @@ def evaluation(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def dense(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings of `evaluate` for what is slow: lungs and reports, seed 0 of three arms."""
-    settings = evaluation(args)
-    kept = ("everything 0", "curated 0", "random 0", BEFORE)
-    settings["models"] = {n: one for n, one in settings["models"].items() if n in kept}
-    lungs = {
-        "name": "lung fields",
-        "index": str(args.out / "index"),
-        "split": "test",
-        "exposure": "none",
-        "datasets": ["lungs"],
-        "cohort": "radiographs of covid-chestxray-dataset with masks of the lungs",
+def dense(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Settings of `evaluate` for what is slow: lungs and reports, for the first seed."""
+    lungs, reports = evaluation(args), evaluation(args)
+    arms = {
+        "lungs": ("everything 0", "curated 0", "random 0", BEFORE),
+        "reports": ("everything 0", "curated 0"),
     }
-    settings |= {"benchmarks": [lungs], "out": str(args.out / "dense")}
-    settings["tasks"] = [
-        {"class_path": "Segmentation", "init_args": {"folds": 5, "plan": {"epochs": 15}}}
+    for name, settings in (("lungs", lungs), ("reports", reports)):
+        settings["models"] = {n: settings["models"][n] for n in arms[name]}
+        settings["out"] = str(args.out / name)
+    lungs["benchmarks"] = [
+        {
+            "name": "lung fields",
+            "index": str(args.out / "index-lungs"),
+            "exposure": "none",
+            "cohort": "radiographs of covid-chestxray-dataset with masks of the lungs",
+        }
     ]
-    return settings
+    lungs["tasks"] = [{"class_path": "Segmentation", "init_args": {"folds": 5, "epochs": 15}}]
+    settings = {
+        "language": "smollm2",
+        "references": "any",
+        "side": 2,
+        "train_rows": 300,
+        "test_rows": 80,
+        "epochs": 2,
+    }
+    reports["tasks"] = [{"class_path": "ReportGeneration", "init_args": settings}]
+    return [lungs, reports]
 
 
 def before(args: argparse.Namespace) -> None:
@@ -258,7 +268,8 @@ def tables(args: argparse.Namespace) -> dict[str, Table]:
         "arms": (columns, rows),
         "differences": (columns, differences),
         "cost": cost(args),
-        "lungs": lungs(args),
+        "lungs": overall(args.out / "lungs", "Dice"),
+        "reports": overall(args.out / "reports", "F1"),
     }
 
 
@@ -299,14 +310,13 @@ def cost(args: argparse.Namespace) -> Table:
     ], rows
 
 
-def lungs(args: argparse.Namespace) -> Table:
-    """Dice of the lung fields."""
+def overall(out: Path, wanted: str) -> Table:
+    """Measures without a finding of one evaluation whose names hold a word, a row each."""
     rows: list[list[Cell]] = []
-    for (model, _, name), (value, draws) in measures(args.out / "dense").items():
-        if "Dice" in name:
-            rows.append(
-                [model.replace("-", " "), name, shown(value, *(interval(draws) or (None, None)))]
-            )
+    for (model, _, name), (value, draws) in measures(out).items():
+        if wanted in name:
+            shown_as = shown(value, *(interval(draws) or (None, None)))
+            rows.append([model.replace("-", " "), name, shown_as])
     return ["model", "measure", "estimate"], rows
 
 
@@ -321,17 +331,18 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=160)
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "study_cxr.json")
     args = parser.parse_args()
-    do("index", index(args), args.out / "index.yaml")
+    for name, root in (("nih", args.radiographs), ("lungs", args.lungs)):
+        do("index", index(name, root, args), args.out / f"index-{name}.yaml")
     for seed in range(args.seeds):
         for arm in SELECTORS:
             do("fit", fit(arm, seed, args), args.out / f"fit-{run_name(arm, seed)}.yaml")
     before(args)
     do("evaluate", evaluation(args), args.out / "evaluate.yaml")
-    do("evaluate", dense(args), args.out / "dense.yaml")
+    for settings in dense(args):
+        do("evaluate", settings, Path(f"{settings['out']}.yaml"))
     from sagittal_cxr.index import RadiographIndex
 
-    frame = RadiographIndex(args.out / "index").frame()
-    nih = frame[frame["dataset"] == "nih"]
+    nih = RadiographIndex(args.out / "index-nih").frame()
     test = nih[nih["split"] == "test"]
     found = tables(args)
     for name, (columns, rows) in found.items():
