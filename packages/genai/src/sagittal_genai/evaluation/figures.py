@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from sagittal_core.resampling import interval
 from sagittal_genai.evaluation.summary import Evaluated, probe_scores
 from sagittal_genai.metrics.probes import FEATURE_COUNTS
-from sagittal_genai.metrics.resampling import interval
 
 COLORS = ("#2563a8", "#c2571a", "#2e8b57", "#7b4ba0", "#9a7d0a", "#5f6873")
 

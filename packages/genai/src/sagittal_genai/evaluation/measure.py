@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from sagittal_core.resampling import Resamples, auroc
 from sagittal_core.seeds import counter_seed
 from sagittal_genai.evaluation.rows import Rows
 from sagittal_genai.metrics.features import (
@@ -37,7 +38,6 @@ from sagittal_genai.metrics.probes import (
     rank_features,
     standardised,
 )
-from sagittal_genai.metrics.resampling import Resamples, auroc
 from sagittal_genai.metrics.retrieval import Fingerprints, concept_agreement, cosines, nearest
 from sagittal_genai.nn.sae import SparseAutoencoder
 

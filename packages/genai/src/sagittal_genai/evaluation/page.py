@@ -9,11 +9,11 @@ from typing import Any
 
 from sagittal_core.privacy import command_line, without_paths
 from sagittal_core.report import Report
+from sagittal_core.resampling import LEAST_SUBJECTS
 from sagittal_core.results import Table, write_results
 from sagittal_genai.evaluation import figures, summary
 from sagittal_genai.evaluation.rows import SPLITS, Rows
 from sagittal_genai.evaluation.summary import Evaluated
-from sagittal_genai.metrics.resampling import LEAST_SUBJECTS
 
 CAPTIONS = {
     "differences": "Paired over the same subjects; 95 % bootstrap intervals.",

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track as rich_track
 from scipy.sparse import csr_matrix
 
+from sagittal_core.resampling import Resamples
 from sagittal_core.seeds import counter_seed
 from sagittal_core.store import EmbeddingStore
 from sagittal_genai.codes import CodeStore, store_hash, write_codes
@@ -27,7 +28,6 @@ from sagittal_genai.evaluation.cache import Cache
 from sagittal_genai.evaluation.rows import Rows
 from sagittal_genai.evaluation.summary import Evaluated
 from sagittal_genai.metrics.probes import Solver
-from sagittal_genai.metrics.resampling import Resamples
 from sagittal_genai.metrics.stability import match_cosines, random_cosines
 from sagittal_genai.nn.sae import SparseAutoencoder
 from sagittal_genai.runs import autoencoder_hash, load_autoencoder

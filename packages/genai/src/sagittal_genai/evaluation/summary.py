@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sagittal_core.resampling import interval
 from sagittal_core.results import Table
 from sagittal_genai.metrics.probes import FEATURE_COUNTS, recovery, recovery_above_chance
-from sagittal_genai.metrics.resampling import interval
 
 NOT_BOTH = "not defined for both"
 

@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix, diags
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from sagittal_genai.metrics.resampling import auroc
+from sagittal_core.resampling import auroc
 
 FEATURE_COUNTS = (1, 2, 3, 5, 10, 20, 30, 50, 75, 100)
 STRENGTHS = (0.001, 0.03, 1.0, 30.0)
