@@ -1,0 +1,1 @@
+"""Readers: a table of patients by a schema."""

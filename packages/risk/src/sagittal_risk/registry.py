@@ -1,0 +1,3 @@
+"""Importing this module makes the package's classes known by bare name in YAML."""
+
+__all__: list[str] = []
