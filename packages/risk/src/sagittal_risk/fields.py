@@ -65,7 +65,12 @@ def names_of(bits: int) -> list[str]:
 
 
 def to_numbers(
-    name: str, values: ArrayLike, unit: str | None = None, source: str = "patients"
+    name: str,
+    values: ArrayLike,
+    unit: str | None = None,
+    source: str = "patients",
+    *,
+    expect_unit: bool = True,
 ) -> NDArray[np.float64]:
     """Values of a field in its own unit, NaN where missing.
 
@@ -74,6 +79,8 @@ def to_numbers(
         values: (n,) numbers; of flags also booleans; of categories their names, or NaN or None.
         unit: What numbers are in; None: the field's own unit.
         source: Named in errors.
+        expect_unit: Refuse a column that looks like one in another unit; without it such values are
+            implausible, one by one.
 
     Raises:
         DataError: An unknown field, unit, category or flag; or at least half of the known values
@@ -98,7 +105,8 @@ def to_numbers(
         return numbers
     factor = _factor(one, unit, source)
     converted = numbers * factor if factor != 1 else numbers
-    _expect_unit(one, numbers, converted, unit or one.unit, source)
+    if expect_unit:
+        _expect_unit(one, numbers, converted, unit or one.unit, source)
     return converted
 
 

@@ -67,7 +67,8 @@ def to_rows(frame: pandas.DataFrame, schema: Schema, file: Path, start: int = 0)
         frame: Of :func:`frames_of`.
         schema: Which column is what.
         file: Named in errors.
-        start: Number of the part's first row, from 0.
+        start: Number of the part's first row, from 0. The first part alone is refused for a unit
+            that does not fit, in later ones such values are implausible, row by row.
 
     Raises:
         DataError: A value that is neither one of the field's nor one that stands for missing, with
@@ -95,7 +96,8 @@ def _values(
     cells = frame[column.column]
     if FIELDS[name].codes or FIELDS[name].flag:
         return _coded(cells, name, column, schema, file, start)
-    return to_numbers(name, _numbers(cells, column, schema, file, start), column.unit, str(file))
+    numbers = _numbers(cells, column, schema, file, start)
+    return to_numbers(name, numbers, column.unit, str(file), expect_unit=start == 0)
 
 
 def _numbers(
