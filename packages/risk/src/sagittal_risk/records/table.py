@@ -54,7 +54,8 @@ def frames_of(file: Path, schema: Schema, rows: int) -> Iterator[tuple[int, pand
         raise DataError(file, key="(file)", expected="a table", found="no such file")
     start = 0
     for frame in _csv(file, wanted, rows) if _is_csv(file) else _parquet(file, wanted, rows):
-        yield start, frame
+        if len(frame):
+            yield start, frame
         start += len(frame)
     if start == 0:
         raise DataError(file, key="(file)", expected="at least one row", found="none")
