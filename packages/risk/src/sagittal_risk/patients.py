@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,8 +43,10 @@ class Patients:
         """
         columns = {}
         for name, given in fields.items():
-            pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str)
-            values, unit = given if pair else (given, None)
+            values: Any = given
+            unit = None
+            if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], str):
+                values, unit = given
             columns[name] = to_numbers(name, values, unit, source)
         return cls.from_columns(columns, source)
 

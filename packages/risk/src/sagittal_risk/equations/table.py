@@ -138,8 +138,8 @@ def read_table(file: Path) -> Table:
     products = {term: _product(file, term, basis) for term in listed}
     made: dict[str, Equation] = {}
     for name, given in raw["equations"].items():
-        for one in _equations(file, name, given, raw, basis, products):
-            made[one.name] = one
+        for equation in _equations(file, name, given, raw, basis, products):
+            made[equation.name] = equation
     return Table(
         name=file.stem,
         title=raw["title"],

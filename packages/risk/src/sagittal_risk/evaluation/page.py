@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sagittal_core.privacy import command_line, without_paths
 from sagittal_core.report import Report
 from sagittal_core.resampling import LEAST_SUBJECTS, Resamples
-from sagittal_core.results import Table, write_results
+from sagittal_core.results import Cell, Table, write_results
 from sagittal_risk.evaluation import figures
 from sagittal_risk.evaluation.decision import net_benefit, treat_all
 from sagittal_risk.evaluation.measures import MEASURES, Estimate, difference
@@ -76,10 +76,10 @@ def benefit_table(found: Predictions, thresholds: NDArray[np.float64]) -> Table:
 
 def subgroup_table(found: Mapping[str, Sequence[Subgroup]]) -> Table:
     """Every subgroup of every column of risks."""
-    rows = []
+    rows: list[list[Cell]] = []
     for name, parts in found.items():
         for one in parts:
-            start = [name, f"{one.column}: {one.level}", one.people, one.events]
+            start: list[Cell] = [name, f"{one.column}: {one.level}", one.people, one.events]
             if not one.estimates:
                 rows.append([*start, "too few events", "", "", "", ""])
                 continue
