@@ -9,6 +9,5 @@ setup(
     install_requires=[
         f"sagittal-core[store] @ {core.as_uri()}" if local else "sagittal-core[store]>=0.1,<0.2",
         "scikit-learn>=1.4",
-        "scipy>=1.12",
     ]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 
@@ -48,13 +49,17 @@ class Resamples:
         self.identity = hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
         count = resamples if self.units >= least else 0
         rng = np.random.default_rng(counter_seed(seed, "resampled subjects"))
-        drawn = rng.integers(self.units, size=(count, self.units))
-        drawn += np.arange(count)[:, None] * self.units
-        counted = np.bincount(drawn.ravel(), minlength=count * self.units)
-        self.counts = counted.reshape(count, self.units).astype(np.int32)
-        # For statistics of extreme rows, which a row that counts twice would distort.
-        order = np.argsort(rng.random((count if self.units > 3 else 0, self.units)), axis=1)
-        self.halves = order < self.units // 2
+        self.counts = np.empty((count, self.units), np.int32)
+        for one in self.counts:  # not all at once: many people make large matrices
+            one[:] = np.bincount(rng.integers(self.units, size=self.units), minlength=self.units)
+        self._rng = rng
+
+    @functools.cached_property
+    def halves(self) -> NDArray[np.bool_]:
+        """For statistics of extreme rows, which a row that counts twice would distort."""
+        count = len(self.counts) if self.units > 3 else 0
+        order = np.argsort(self._rng.random((count, self.units)), axis=1)
+        return order < self.units // 2
 
     def ratio(self, above: NDArray, below: NDArray) -> NDArray[np.float64]:
         """Sum of ``above`` over the sum of ``below`` in each resample, (R,); both are (n,).

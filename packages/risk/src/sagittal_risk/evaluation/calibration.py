@@ -86,7 +86,8 @@ class Smooth:
     Args:
         event: (n,).
         risk: (n,) in [0, 1].
-        grid: Number of risks at which the local parabola is fitted; linear in between.
+        grid: Number of quantiles at which the local parabola is fitted, and a third as many
+            steps of equal size; linear in between.
         span: Share of the people who count at each.
     """
 
@@ -108,8 +109,9 @@ class Smooth:
         size = np.bincount(self.bin, minlength=self.count)
         self.center = np.bincount(self.bin, risk, self.count) / size
         self.event, self.span = event.astype(float), span
-        quantiles = np.quantile(risk, np.linspace(0, 1, grid))
-        self.at = np.unique(quantiles)
+        # Quantiles where people are, and even steps for the few with high risks.
+        even = np.linspace(risk.min(), risk.max(), grid // 3)
+        self.at = np.unique(np.r_[np.quantile(risk, np.linspace(0, 1, grid)), even])
         self.distance = np.abs(self.center[None] - self.at[:, None])
         self.nearest = np.argsort(self.distance, axis=1)
 

@@ -44,7 +44,8 @@ def _reliability(
     resamples: Resamples,
 ) -> None:
     smooth = Smooth(follow_up.event, risk)
-    most = float(np.quantile(risk, 0.99))
+    most = float(np.quantile(risk, 0.99))  # beyond it the curve rests on very few
+    shown = smooth.at <= most
     axes.plot([0, 1], [0, 1], c="#999999", lw=0.8, ls="--")
     if len(resamples.counts):
         draws = [
@@ -52,8 +53,10 @@ def _reliability(
             for counts in resamples.counts[:200]
         ]
         low, high = np.nanquantile(draws, [0.025, 0.975], axis=0)
-        axes.fill_between(smooth.at, low, high, color=COLORS[0], alpha=0.18, lw=0)
-    axes.plot(smooth.at, smooth.curve(weights), c=COLORS[0])
+        axes.fill_between(
+            smooth.at[shown], low[shown], high[shown], color=COLORS[0], alpha=0.18, lw=0
+        )
+    axes.plot(smooth.at[shown], smooth.curve(weights)[shown], c=COLORS[0])
     mean, observed, _ = grouped(follow_up.event, risk, weights)
     axes.plot(mean, observed, "o", ms=3.5, c=COLORS[1])
     top = max(most, float(np.nanmax(observed)), 0.02) * 1.08
