@@ -47,10 +47,9 @@ class Resamples:
         self.identity = hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
         count = resamples if self.units >= least else 0
         rng = np.random.default_rng(counter_seed(seed, "resampled subjects"))
-        drawn = rng.integers(self.units, size=(count, self.units))
-        drawn += np.arange(count)[:, None] * self.units
-        counted = np.bincount(drawn.ravel(), minlength=count * self.units)
-        self.counts = counted.reshape(count, self.units).astype(np.int32)
+        self.counts = np.empty((count, self.units), np.int32)
+        for one in self.counts:  # not all at once: many people make large matrices
+            one[:] = np.bincount(rng.integers(self.units, size=self.units), minlength=self.units)
         self._rng = rng
 
     @cached_property

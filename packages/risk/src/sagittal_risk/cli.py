@@ -9,7 +9,10 @@ from sagittal_core.cli import main as run_cli
 
 def run(args: list[str] | None = None) -> int:
     """Run one verb and return its exit status (0 ok, 2 bad input or config, 3 run finished)."""
-    verbs: dict[str, str] = {}
+    verbs: dict[str, str] = {
+        "evaluate": "sagittal_risk.evaluate:evaluate",
+        "score": "sagittal_risk.score:score",
+    }
     return run_cli(args, prog="sagittal-risk", verbs=verbs, register="sagittal_risk.registry")
 
 

@@ -1,1 +1,1 @@
-"""Patient records: tables and events as text."""
+"""Patient records: tables by a schema, rows and events as text."""

@@ -1,0 +1,1 @@
+"""Public cohorts and their published protocols."""

@@ -1,0 +1,1 @@
+"""How good predicted risks are: discrimination, calibration, usefulness."""

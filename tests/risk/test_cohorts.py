@@ -1,0 +1,69 @@
+"""The protocols on the public cohorts; skipped where the sample data was not fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sagittal_core import sample_data
+from sagittal_core.errors import DataError
+from sagittal_core.resampling import auroc
+from sagittal_risk.cohorts.framingham import framingham
+from sagittal_risk.cohorts.heart_disease import heart_disease
+from sagittal_risk.equations import framingham_2008, pce, score2
+
+
+def sample(name: str) -> Path:
+    try:
+        return sample_data.path(name)
+    except DataError as error:
+        pytest.skip(str(error))
+
+
+def test_framingham_by_the_published_protocol() -> None:
+    cohort = framingham(sample("framingham"))
+    assert list(cohort.flow.values()) == [11627, 3263, 2578, 2342]
+    assert len(cohort) == 2342
+    assert cohort.event.sum() == 318
+    assert len(set(cohort.person)) == 2342
+    assert cohort.time is not None
+    assert cohort.time.max() == pytest.approx(10, abs=0.01)
+    assert cohort.time[cohort.event].min() > 0
+
+
+@pytest.mark.parametrize(
+    ("equation", "area", "mean"),
+    [("frs", 0.744, 0.218), ("pce", 0.748, 0.132), ("score2", 0.733, 0.086)],
+)
+def test_equations_on_framingham(equation: str, area: float, mean: float) -> None:
+    cohort = framingham(sample("framingham"))
+    made = {
+        "frs": framingham_2008,
+        "pce": lambda p: pce(p, extrapolate=True),
+        "score2": lambda p: score2(p, "moderate", extrapolate=True),
+    }
+    risk = made[equation](cohort.patients).risk
+    assert not np.isnan(risk).any()
+    assert auroc(cohort.event, risk) == pytest.approx(area, abs=0.001)
+    assert risk.mean() == pytest.approx(mean, abs=0.001)
+
+
+def test_heart_disease_has_four_sites_and_zero_is_missing() -> None:
+    cohort = heart_disease(sample("heart_disease_uci"))
+    assert len(cohort) == 920
+    assert len(set(cohort.site)) == 4
+    assert cohort.event.sum() == 509
+    assert np.nanmin(cohort.features["total_cholesterol"]) > 0
+    assert np.isnan(cohort.features["total_cholesterol"]).sum() == 202
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text("a,b\n1,2\n")
+    for read in (framingham, heart_disease):
+        with pytest.raises(DataError, match="columns"):
+            read(file)
+        with pytest.raises(DataError, match="CSV"):
+            read(tmp_path / "none.csv")
