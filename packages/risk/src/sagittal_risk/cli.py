@@ -11,6 +11,7 @@ def run(args: list[str] | None = None) -> int:
     """Run one verb and return its exit status (0 ok, 2 bad input or config, 3 run finished)."""
     verbs: dict[str, str] = {
         "evaluate": "sagittal_risk.evaluate:evaluate",
+        "page": "sagittal_risk.page:page",
         "score": "sagittal_risk.score:score",
     }
     return run_cli(args, prog="sagittal-risk", verbs=verbs, register="sagittal_risk.registry")

@@ -1,0 +1,148 @@
+"""``sagittal-risk page``: one patient in a form on this machine, the risks beside it."""
+
+# ruff: noqa: T201 - a verb that tells the user what it is doing
+
+from __future__ import annotations
+
+import json
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sagittal_core.errors import DataError
+from sagittal_core.web import LocalPage
+from sagittal_risk.equations import equations, evaluate_many
+from sagittal_risk.fields import FIELDS, Field, names_of
+from sagittal_risk.patients import Patients
+
+_TITLES = {
+    "hdl_cholesterol": "HDL cholesterol",
+    "systolic": "systolic blood pressure",
+    "bmi": "body mass index",
+    "egfr": "eGFR",
+    "smoker": "current smoker",
+    "bp_treated": "takes blood pressure medication",
+    "statin": "takes a statin",
+}
+
+
+def page(
+    region: Literal["low", "moderate", "high", "very_high"] = "moderate",
+    port: int = 0,
+    browser: bool = True,
+) -> None:
+    """Open a page for one patient; it is served to this machine alone, until Ctrl-C.
+
+    The form takes what is known, in the unit chosen beside it; every equation says its risk, what
+    it misses and what is out of its range. Nothing that is filled in is written anywhere.
+
+    Args:
+        region: risk region of SCORE2 and SCORE2-OP.
+        port: of the page; 0 takes a free one.
+        browser: open it in the browser.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    local = patient_page(region, port)
+    print(f"open {local.address} (Ctrl-C ends it)", flush=True)
+    if browser:
+        webbrowser.open(local.address)
+    local.serve()
+
+
+def patient_page(region: str = "moderate", port: int = 0) -> LocalPage:
+    """The page without a browser, for use as a context manager.
+
+    Args:
+        region: Risk region of SCORE2.
+        port: 0 takes a free one.
+    """
+    names = [
+        name for name in equations() if not name.startswith("score2") or _region(name) == region
+    ]
+    fields = [_field(one) for one in FIELDS.values()]
+    # Nothing in a script element may look like its end.
+    listed = json.dumps(fields).replace("<", "\\u003c")
+    text = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    return LocalPage(
+        text.replace("{{FIELDS}}", listed), {"score": lambda given: score(given, names)}, port
+    )
+
+
+def score(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Risks of one patient.
+
+    Args:
+        given: Field to what was typed or chosen, and ``"<field> unit"`` to its unit; empty: not
+            known. A comma counts as a decimal point.
+        names: Equations.
+
+    Returns:
+        ``risks``: for each equation its name, outcome, years, risk (None: there is none) and notes.
+
+    Raises:
+        DataError: What was typed is no number, or the unit is none of the field's.
+    """
+    columns: dict[str, Any] = {}
+    for name, one in FIELDS.items():
+        text = str(given.get(name, "")).strip()
+        value = _value(one, text) if text else float("nan")
+        unit = str(given.get(f"{name} unit", "")) or None
+        columns[name] = ([value], unit) if unit else [value]
+    patient = Patients.of(source="form", **columns)
+    wrong = names_of(int(patient.implausible[0]))
+    risks = []
+    for name, found in evaluate_many(names, patient, threads=1).items():
+        missing, outside = found.missing_fields(0), found.outside_fields(0)
+        parts = [
+            f"not known: {', '.join(_title(n) for n in missing)}" if missing else "",
+            f"out of range: {', '.join(_title(n) for n in outside)}" if outside else "",
+        ]
+        needed = [n for n in wrong if n in found.equation.needs]
+        if needed:
+            parts.append(f"no patient has this: {', '.join(_title(n) for n in needed)}; unit?")
+        risk = float(found.risk[0])
+        risks.append(
+            {
+                "equation": name,
+                "outcome": found.equation.outcome,
+                "years": found.equation.horizon,
+                "risk": None if np.isnan(risk) else risk,
+                "notes": "; ".join(part for part in parts if part),
+            }
+        )
+    return {"risks": risks}
+
+
+def _value(field: Field, text: str) -> Any:
+    if field.codes:
+        return text
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        raise DataError(
+            "form", key=_title(field.name), expected="a number", found=repr(text[:40])
+        ) from None
+
+
+def _field(one: Field) -> dict[str, Any]:
+    choices = [[code, code] for code in one.codes]
+    if one.flag:
+        choices = [["1", "yes"], ["0", "no"]]
+    units = [unit for unit in (one.unit, *one.units) if unit]
+    unit = f" ({one.unit})" if len(units) == 1 else ""
+    title = _title(one.name) + unit
+    return {"name": one.name, "title": title, "choices": choices, "units": units}
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, name.replace("_", " "))
+
+
+def _region(name: str) -> str:
+    found = ("very_high", "uncalibrated", "moderate", "high", "low")
+    return next(region for region in found if name.endswith(region))
