@@ -58,7 +58,7 @@ class ZeroShot(Task):
     num_workers: int = 0
     wording: dict[str, Any] = field(init=False)
 
-    headline: ClassVar[tuple[str, ...]] = ("macro AUROC",)
+    headline: ClassVar[tuple[str, ...]] = ("macro AUROC", "tail AUROC")
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
