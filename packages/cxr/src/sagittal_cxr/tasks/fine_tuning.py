@@ -191,6 +191,8 @@ class FineTuning(Task):
         seed: int,
     ) -> list[Measure]:
         """Measure; see :class:`~sagittal_cxr.tasks.task.Task`."""
+        if not hasattr(model, "vision"):
+            raise NotApplicable("the model's image encoder is not at hand")
         if benchmark.split == "train":
             raise NotApplicable("the benchmark is the training split")
         labels, _ = judged(benchmark, benchmark.rows(), self.findings)
