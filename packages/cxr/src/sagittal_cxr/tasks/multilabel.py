@@ -230,11 +230,12 @@ def _of_all(
 ) -> list[Measure]:
     detail = scored.detail
     if not findings:
-        return [measured("macro AUROC", float("nan"), None, sampled.units, **{"left out": left})]
+        names: dict[str, Any] = {"left out": left}
+        return [measured("macro AUROC", float("nan"), None, sampled.units, **names)]
     found = []
     if any(one.name == "AUROC" for one in measures):
         few = sum(one.few for one in findings)
-        names: dict[str, Any] = {"findings": len(findings), "left out": left}
+        names = {"findings": len(findings), "left out": left}
         names["findings with too few patients"] = few
         found.append(macro(measures, "AUROC", "macro AUROC", sampled.units, **detail, **names))
         head = {one.name for one in findings if one.positives >= tail}
@@ -259,7 +260,11 @@ def _pooled(scored: Scored, rare: Sequence[_Finding], sampled: Resamples, tail: 
         right, pairs = right + one.auroc * count, pairs + count
     draws = _ratio(sum(one.right_draws for one in rare), sum(one.pair_draws for one in rare))
     positives = sum(one.positives for one in rare)
-    names = {"findings": len(rare), "positives": positives, "fewer positives than": tail}
+    names: dict[str, Any] = {
+        "findings": len(rare),
+        "positives": positives,
+        "fewer positives than": tail,
+    }
     found = measured("tail AUROC", right / pairs, draws, sampled.units, **scored.detail, **names)
     patients = set().union(*(one.patients for one in rare))
     return _without_interval(found) if len(patients) < LEAST_SUBJECTS else found
