@@ -171,7 +171,11 @@ class FineTuning(Task):
     batch_size: int = 32
     num_workers: int = 0
 
-    headline: ClassVar[tuple[str, ...]] = ("macro AUROC", "tail AUROC")
+    headline: ClassVar[tuple[str, ...]] = (
+        "macro AUROC",
+        "head AUROC",
+        "tail AUROC",
+    )
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

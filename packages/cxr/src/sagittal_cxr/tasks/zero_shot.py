@@ -58,7 +58,11 @@ class ZeroShot(Task):
     num_workers: int = 0
     wording: dict[str, Any] = field(init=False)
 
-    headline: ClassVar[tuple[str, ...]] = ("macro AUROC", "tail AUROC")
+    headline: ClassVar[tuple[str, ...]] = (
+        "macro AUROC",
+        "head AUROC",
+        "tail AUROC",
+    )
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
