@@ -142,8 +142,10 @@ def test_the_sample_by_roots_on_the_command_line(tmp_path: Path) -> None:
     assert (out / "report.html").read_text().count("<img") == 2
     with pytest.raises(DataError, match="dataset"):
         made.root("none")
-    with pytest.raises(IndexError):
-        made.image_path(len(made))
+    assert made.image_path(np.int64(six)) == tmp_path / "nih/images/6.jpg"
+    for row in (len(made), -1):
+        with pytest.raises(IndexError):
+            made.image_path(row)
 
 
 def test_again_repaired_and_other_settings(
