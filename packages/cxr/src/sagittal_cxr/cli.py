@@ -11,6 +11,7 @@ def run(args: list[str] | None = None) -> int:
     """Run one verb and return its exit status (0 ok, 2 bad input or config, 3 run finished)."""
     verbs: dict[str, str] = {
         "index": "sagittal_cxr.indexing:index",
+        "label": "sagittal_cxr.label:label",
     }
     return run_cli(args, prog="sagittal-cxr", verbs=verbs, register="sagittal_cxr.registry")
 
