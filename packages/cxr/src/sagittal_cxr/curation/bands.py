@@ -71,7 +71,7 @@ def farthest_points(
         chosen.append(current)
         gaps[number] = nearest[current]
         nearest = torch.minimum(nearest, (points - points[current]).square().sum(1))
-        nearest[chosen] = -1.0
+        nearest[current] = -1.0  # and stays so: distances are not negative
         current = int(nearest.argmax())
     return torch.tensor(chosen, dtype=torch.int64), gaps
 
