@@ -64,6 +64,16 @@ SELECTORS: dict[str, tuple[Make, bool, bool]] = {
         False,
         False,
     ),
+    "prototypes, thin: radius": (
+        lambda r, s: PrototypeSelector(ratio=r, thin="radius", seed=s),
+        False,
+        False,
+    ),
+    "prototypes, thin: radius, memory": (
+        lambda r, s: PrototypeSelector(ratio=r, thin="radius", memory=4096, seed=s),
+        False,
+        False,
+    ),
     "SemDeDup, image": (lambda r, s: SemDeDupSelector(r, seed=s), False, False),
     "SemDeDup, pair": (lambda r, s: SemDeDupSelector(r, what="pair", seed=s), False, False),
     "CLIP score": (lambda r, s: CLIPScoreSelector(r), True, False),

@@ -96,10 +96,14 @@ def test_a_pair_as_far_from_two_prototypes_belongs_to_the_first() -> None:
 
 def test_farthest_points_by_hand() -> None:
     line = torch.tensor([[0.0], [1.0], [4.0], [10.0], [10.0]])
-    assert bands.farthest_points(line, 3, start=1).tolist() == [1, 3, 2]
-    assert bands.farthest_points(line, 5, start=0).tolist() == [0, 3, 2, 1, 4]
-    assert bands.farthest_points(line[3:], 2, start=0).tolist() == [0, 1]
-    assert bands.farthest_points(line, 0, start=0).tolist() == []
+    order, gaps = bands.farthest_points(line, 3, start=1)
+    assert order.tolist() == [1, 3, 2]
+    assert gaps.tolist() == [math.inf, 81.0, 9.0]
+    order, gaps = bands.farthest_points(line, 5, start=0)
+    assert order.tolist() == [0, 3, 2, 1, 4]
+    assert gaps.tolist() == [math.inf, 100.0, 16.0, 1.0, 0.0]
+    assert bands.farthest_points(line[3:], 2, start=0)[0].tolist() == [0, 1]
+    assert bands.farthest_points(line, 0, start=0)[0].tolist() == []
 
 
 @given(
@@ -306,10 +310,42 @@ def test_duplicates_in_the_support_band_are_kept_unless_it_is_thinned() -> None:
     assert names[100:].count("support") == 1
 
 
+def test_one_radius_for_all_clusters_takes_no_duplicates_to_fill_a_small_one() -> None:
+    # Cluster 0 is wide; cluster 1 is ten times the same pair. By caps half are of each.
+    batch, centres = grouped([40, 10])
+    rows = batch.images.clone()
+    rows[40:] = rows[40]
+    batch = batch._replace(images=rows, texts=rows)
+    counts = {}
+    for thin in ("all", "radius"):
+        keep = ready(centres, ratio=0.4, thin=thin).select(batch, step=0).keep
+        counts[thin] = (int(keep[:40].sum()), int(keep[40:].sum()))
+    assert counts == {"all": (10, 10), "radius": (19, 1)}
+
+
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=8),
+    ratio=st.floats(0.02, 0.7),
+    thin=st.sampled_from(["all", "radius"]),
+)
+def test_the_variations_reach_the_ratio_too(sizes: list[int], ratio: float, thin: str) -> None:
+    selector = PrototypeSelector(prototypes=3, ratio=ratio, thin=thin, memory=30)
+    selector.prototypes = unit(torch.randn(3, 12, generator=torch.Generator().manual_seed(0)))
+    for step, size in enumerate(sizes):
+        batch = pairs(size, step, first=1000 * step)
+        wanted = selector.quota.of(size)
+        selection = selector.select(batch, step=step)
+        outliers = reason_names(selector, selection).count("outlier")
+        assert selection.keep.sum() == min(wanted, size - outliers)
+        selector.update(batch, selection)
+
+
 def test_what_was_kept_before_is_remembered() -> None:
     line = torch.tensor([[0.0], [1.0], [4.0], [10.0]])
     known = torch.tensor([[9.0], [0.5]])
-    assert bands.farthest_points(line, 2, 0, known).tolist() == [2, 3]
+    order, gaps = bands.farthest_points(line, 2, 0, known)
+    assert order.tolist() == [2, 3]
+    assert gaps.tolist() == [12.25, 1.0]
     batch, centres = grouped([60, 60])
     halves = [taken(batch, torch.arange(start, 120, 2)) for start in (0, 1)]
     # The second batch repeats the first: with a memory other pairs are kept of it.
@@ -340,6 +376,7 @@ def test_what_was_kept_before_is_remembered() -> None:
         {"warmup_batches": 0},
         {"memory": -1},
         {"thin": "some"},
+        {"thin": "radius"},
         {"thin": "all", "ratio": 0.0},
     ],
 )

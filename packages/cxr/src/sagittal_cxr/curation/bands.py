@@ -40,7 +40,9 @@ def bands(distances: Tensor, clusters: Tensor, support: float, outlier: float) -
     return found
 
 
-def farthest_points(points: Tensor, count: int, start: int, known: Tensor | None = None) -> Tensor:
+def farthest_points(
+    points: Tensor, count: int, start: int, known: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Farthest-point sampling (Gonzalez 1985): the next is farthest from all chosen before.
 
     No point is chosen twice, not even among equal ones (the published code, which takes the first
@@ -54,7 +56,8 @@ def farthest_points(points: Tensor, count: int, start: int, known: Tensor | None
             these.
 
     Returns:
-        (count,) int64 places, in the order they were chosen.
+        (count,) int64 places, in the order they were chosen; and (count,) the squared distance of
+        each to all before it, which never grows; infinite for the first if nothing is known.
     """
     nearest = torch.full((len(points),), float("inf"), dtype=points.dtype)
     if known is not None and len(known):
@@ -62,13 +65,15 @@ def farthest_points(points: Tensor, count: int, start: int, known: Tensor | None
         nearest = (lengths - 2.0 * points @ known.T).amin(1).clamp(min=0.0)
         start = int(nearest.argmax()) if count else 0
     chosen: list[int] = []
+    gaps = torch.empty(count, dtype=points.dtype)
     current = start
-    for _ in range(count):
+    for number in range(count):
         chosen.append(current)
+        gaps[number] = nearest[current]
         nearest = torch.minimum(nearest, (points - points[current]).square().sum(1))
-        nearest[chosen] = -1.0
+        nearest[current] = -1.0  # and stays so: distances are not negative
         current = int(nearest.argmax())
-    return torch.tensor(chosen, dtype=torch.int64)
+    return torch.tensor(chosen, dtype=torch.int64), gaps
 
 
 def caps(sizes: list[int], total: int, turn: int) -> list[int]:

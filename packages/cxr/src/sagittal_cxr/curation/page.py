@@ -68,12 +68,12 @@ def write_page(
     frame = index.frame(_COLUMNS)
     rows = decided["row"].to_numpy()
     if not len(rows) or rows[0] < 0 or rows[-1] >= len(frame):
-        found = f"rows {rows[0]} to {rows[-1]}" if len(rows) else "none"
+        there = f"rows {rows[0]} to {rows[-1]}" if len(rows) else "none"
         raise DataError(
             file.parent,
             key="decisions",
             expected=f"decisions over rows 0 to {len(frame) - 1} of the index",
-            found=found,
+            found=there,
         )
     mine, kept = frame.iloc[rows], decided["kept"].to_numpy(bool)
     report = Report("What curation kept")

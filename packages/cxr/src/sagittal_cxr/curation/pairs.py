@@ -66,7 +66,10 @@ class FrozenPair:
         self._text = SentenceEncoder(text, device)
         self.preprocessing, self._device = self._vision.preprocessing, device
         self.image_dim, self.text_dim = self._vision.dim, self._text.dim
-        self.identity = {"vision": self._vision.identity, "text": self._text.identity}
+        self.identity: dict[str, Any] = {
+            "vision": self._vision.identity,
+            "text": self._text.identity,
+        }
 
     def images(self, pixels: Tensor) -> Tensor:
         """Pooled rows to unit length."""
@@ -92,8 +95,10 @@ class TrainedPair:
         self._device, self.preprocessing = device, self._model.preprocessing
         self.image_dim = self.text_dim = int(self._model.dim)
         self.scale: float | None = float(self._model.logit_scale.detach().exp())
-        self.identity = {"model": weights_sha256(self._model)}
-        self.identity["preprocessing"] = self.preprocessing.described()
+        self.identity: dict[str, Any] = {
+            "model": weights_sha256(self._model),
+            "preprocessing": self.preprocessing.described(),
+        }
 
     @torch.no_grad()
     def images(self, pixels: Tensor) -> Tensor:

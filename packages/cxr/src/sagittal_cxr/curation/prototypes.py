@@ -52,11 +52,14 @@ class PrototypeSelector(Selector):
     normalised k-means centroids of all their pairs. A run with fewer batches than that curates
     nothing; :attr:`ready` says so.
 
-    **Two variations**, off by default. ``thin: all`` lets the support band go through the sampling
-    of farthest points too: near-duplicates are equally far from a prototype, so a band that is
-    always kept keeps all of them. With ``memory`` the sampling counts the latest kept pairs of
-    earlier batches as chosen, for otherwise a near-duplicate in another batch goes unseen; what
-    the encoders have learnt since then is not in it. ``benchmarks/study_curation.py`` compares.
+    **Variations**, off by default. Near-duplicates are equally far from a prototype, so a band that
+    is always kept keeps all of them: with ``thin: all`` the support band goes through the sampling
+    of farthest points too. A cluster smaller than its cap is kept whole as well: with ``thin:
+    radius`` clusters have no caps, but the sampling of each goes on until no pair is farther than
+    one radius, the same for all, from what is chosen; the radius is that which keeps ``ratio``.
+    With ``memory`` the latest kept pairs of earlier batches count as chosen, for otherwise a
+    near-duplicate in another batch goes unseen; what the encoders have learnt since then is not
+    in it. ``benchmarks/study_curation.py`` compares them.
 
     Departures: farthest-point sampling starts from a pair drawn by seed and row number (published:
     unseeded), and never takes a pair twice. A batch smaller than K, and clusters without pairs, are
@@ -66,14 +69,15 @@ class PrototypeSelector(Selector):
         prototypes: K.
         cap: Central pairs kept of a cluster at most, if ``ratio`` is None.
         ratio: Share of pairs to keep over all batches, between the support band's share (0 with
-            ``thin: all``) and that of all but outliers; None: as published.
+            ``thin: all`` and ``radius``) and that of all but outliers; None: as published.
         support: Lower quantile of the support band.
         outlier: Upper quantile of it.
         momentum: Of the prototypes.
         epsilon: Entropy of the balanced assignment.
         iterations: Of the balanced assignment.
         warmup_batches: Batches that the prototypes are initialised from.
-        thin: Which bands are sampled: central as published, or all but outliers.
+        thin: central as published; all: outliers apart, every pair is sampled; radius: that, by one
+            radius in place of caps.
         memory: Kept pairs of earlier batches to remember; 0 as published.
         seed: Of k-means, of the first points and of what is drawn in the warm-up.
 
@@ -99,16 +103,20 @@ class PrototypeSelector(Selector):
         epsilon: float = 0.5,
         iterations: int = 3,
         warmup_batches: int = 10,
-        thin: Literal["central", "all"] = "central",
+        thin: Literal["central", "all", "radius"] = "central",
         memory: int = 0,
         seed: int = 0,
     ) -> None:
         _expect_valid(prototypes, cap, support, outlier, momentum, epsilon)
-        _expect_reachable(ratio, 0.0 if thin == "all" else outlier - support, outlier)
-        if min(iterations, warmup_batches) < 1 or memory < 0 or thin not in ("central", "all"):
+        if thin not in ("central", "all", "radius") or (thin == "radius" and ratio is None):
             raise ConfigError(
-                "PrototypeSelector: iterations and warmup_batches from 1, memory from 0, thin of"
-                f" central, all; got {iterations}, {warmup_batches}, {memory}, {thin!r}"
+                f"PrototypeSelector: thin {thin!r} of central, all, radius; radius needs a ratio"
+            )
+        _expect_reachable(ratio, outlier - support if thin == "central" else 0.0, outlier)
+        if min(iterations, warmup_batches) < 1 or memory < 0:
+            raise ConfigError(
+                "PrototypeSelector: iterations and warmup_batches from 1, memory from 0; got"
+                f" {iterations}, {warmup_batches}, {memory}"
             )
         self.clusters, self.cap, self.ratio = prototypes, cap, ratio
         self.support, self.outlier, self.momentum = support, outlier, momentum
@@ -141,19 +149,13 @@ class PrototypeSelector(Selector):
         distances, clusters = squared_distances(features, self.prototypes).sqrt().min(dim=1)
         reasons = bands.bands(distances, clusters, self.support, self.outlier)
         sampled = reasons == bands.CENTRAL
-        if self.thin == "all":
+        if self.thin != "central":
             sampled |= reasons == bands.SUPPORT
         members = [(sampled & (clusters == k)).nonzero()[:, 0] for k in range(self.clusters)]
         always = int((reasons == bands.SUPPORT).sum()) if self.thin == "central" else 0
-        allowed = self._allowed(len(order), [len(m) for m in members], always, step)
-        starts = uniform_of(batch.rows, self.seed, "first point")
-        for k, (places, count) in enumerate(zip(members, allowed, strict=True)):
-            if count < len(places):
-                first = int(starts[places].argmin())
-                chosen = bands.farthest_points(features[places], count, first, self._known(k))
-                redundant = torch.ones(len(places), dtype=torch.bool)
-                redundant[chosen] = False
-                reasons[places[redundant]] = _REDUNDANT
+        wanted = max(self.quota.of(len(order)) - always, 0)
+        chosen = self._sample(batch.rows, features, members, wanted, step)
+        reasons[sampled & ~chosen] = _REDUNDANT
         keep = (reasons == bands.CENTRAL) | (reasons == bands.SUPPORT)
         return restored(keep, reasons, order, candidates.rows)
 
@@ -242,12 +244,27 @@ class PrototypeSelector(Selector):
         nearest = squared_distances(self._remembered, self.prototypes).argmin(1)
         return self._remembered[nearest == cluster]
 
-    def _allowed(self, batch: int, sizes: list[int], always: int, step: int) -> list[int]:
-        """How many of the sampled pairs of each cluster are kept, beside those always kept."""
+    def _sample(
+        self, rows: Tensor, features: Tensor, members: list[Tensor], wanted: int, step: int
+    ) -> Tensor:
+        """(N,) bool: farthest points of each cluster, by its cap or by one radius for all."""
+        sizes = [len(places) for places in members]
         if self.ratio is None:
-            return [min(size, self.cap) for size in sizes]
-        wanted = self.quota.of(batch) - always
-        return bands.caps(sizes, max(wanted, 0), step)
+            limits = [min(size, self.cap) for size in sizes]
+        elif self.thin == "radius":
+            limits = [min(size, wanted) for size in sizes]
+        else:
+            limits = bands.caps(sizes, wanted, step)
+        starts = uniform_of(rows, self.seed, "first point")
+        gap = torch.full((len(rows),), -1.0, dtype=torch.float64)
+        for k, (places, limit) in enumerate(zip(members, limits, strict=True)):
+            if limit:
+                first = int(starts[places].argmin())
+                found, gaps = bands.farthest_points(features[places], limit, first, self._known(k))
+                gap[places[found]] = gaps
+        if self.thin == "radius":
+            return highest(gap, min(wanted, sum(sizes)))
+        return gap >= 0.0
 
     def _draw(self, batch: Candidates, order: Tensor, like: Tensor) -> Selection:
         """A random share of a batch before there are prototypes."""

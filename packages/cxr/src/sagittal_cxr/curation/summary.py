@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sagittal_core.resampling import Resamples, interval
 
@@ -124,7 +124,7 @@ def _prevalence(
     )
 
 
-def redundant(groups: Sequence[int], kept: NDArray[np.bool_]) -> tuple[int, int]:
+def redundant(groups: ArrayLike, kept: NDArray[np.bool_]) -> tuple[int, int]:
     """Pairs that repeat another one: (of all, of the kept).
 
     A group of n equal pairs has n - 1 that repeat another, whichever of them is meant.
@@ -134,6 +134,5 @@ def redundant(groups: Sequence[int], kept: NDArray[np.bool_]) -> tuple[int, int]
         kept: (n,).
     """
     numbers = np.asarray(groups)
-    return tuple(  # type: ignore[return-value]
-        int(mask.sum()) - len(np.unique(numbers[mask])) for mask in (np.ones_like(kept), kept)
-    )
+    mine = numbers[kept]
+    return len(numbers) - len(np.unique(numbers)), len(mine) - len(np.unique(mine))
