@@ -90,8 +90,8 @@ def write_index(
         "version": 1,
         "identity": f"{seed:064x}",
         "sections": {},
-        "datasets": [{"name": name, "root": str(pictures)}],
-        "counts": {"rows": len(rows)},
+        "datasets": [{"name": name, "reader": "table", "root": str(pictures)}],
+        "counts": {"rows": len(rows), "files": 1, "labels": dict.fromkeys(FINDINGS, 1)},
     }
     (folder / "index.json").write_text(json.dumps(document))
     return folder

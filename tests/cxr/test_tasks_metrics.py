@@ -53,22 +53,6 @@ def test_resampled_metrics_are_those_of_the_rows_repeated(
             assert np.isnan(errors[number])
 
 
-def test_concordance_adds_up_over_targets() -> None:
-    rng = np.random.default_rng(1)
-    truth, scores = rng.integers(0, 2, 30), rng.integers(0, 5, 30).astype(float)
-    sampled = Resamples(rng.integers(0, 7, 30), 9, least=1)
-    right, pairs = sampled.concordance(truth, scores)
-    for number in range(9):
-        rows = np.repeat(np.arange(30), sampled.counts[number][sampled.unit])
-        yes, no = scores[rows][truth[rows] == 1], scores[rows][truth[rows] == 0]
-        assert pairs[number] == len(yes) * len(no)
-        above = (yes[:, None] > no).sum() + (yes[:, None] == no).sum() / 2
-        assert right[number] == pytest.approx(above)
-    nothing = sampled.concordance(truth, scores, np.zeros(30, dtype=bool))
-    assert (nothing[0] == 0).all()
-    assert (nothing[1] == 0).all()
-
-
 def test_calibration_by_hand() -> None:
     truth = np.array([1.0, 0.0, 1.0, 1.0])
     likely = np.array([0.1, 0.2, 0.9, 1.0])

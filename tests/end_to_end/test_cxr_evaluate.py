@@ -82,7 +82,7 @@ def test_the_configuration_evaluates_and_the_second_time_computes_nothing(
 
     rows = {row["model"]: row for row in table(tmp_path, "overview")}
     assert list(rows) == ["curated", "everything", "ImageNet"]
-    assert rows["curated"]["exposure"] == "not in the training data"
+    assert rows["curated"]["exposure"] == "not in training data"
     assert rows["curated"]["patients"] == "12"
     assert "[" in rows["curated"]["zero-shot: macro AUROC"]
     assert rows["ImageNet"]["retrieval: image to text R@5"] == "does not apply"
@@ -169,7 +169,7 @@ def test_a_model_that_sees_is_told_from_one_that_does_not(
         assert rows[key]["shown to be"] == "higher"
         assert float(rows[key]["difference"].split()[0]) > 0.3
     exposure = [row["exposure"] for row in table(tmp_path, "overview")]
-    assert exposure == ["in the model's training data", "not in the training data"]
+    assert exposure == ["in training data", "not in training data"]
     results = read_results(tmp_path / "out" / "results.json")
     assert results["n"] == {"patients, planted": 18, "images, planted": 36}
     # Another exposure is another report, not another computation.

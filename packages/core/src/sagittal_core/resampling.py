@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,8 +27,6 @@ class Resamples:
 
     Attributes:
         counts: (R, units) how often each subject was drawn.
-        halves: (R, units) bool: half of the subjects, drawn without replacement; a statistic varies
-            over them as over samples (delete-d jackknife, Shao & Wu 1989). Needs four subjects.
 
     Args:
         subjects: The independent unit of each row, (n,).
@@ -52,9 +51,19 @@ class Resamples:
         drawn += np.arange(count)[:, None] * self.units
         counted = np.bincount(drawn.ravel(), minlength=count * self.units)
         self.counts = counted.reshape(count, self.units).astype(np.int32)
-        # For statistics of extreme rows, which a row that counts twice would distort.
-        order = np.argsort(rng.random((count if self.units > 3 else 0, self.units)), axis=1)
-        self.halves = order < self.units // 2
+        self._rng = rng
+
+    @cached_property
+    def halves(self) -> NDArray[np.bool_]:
+        """(R, units) bool: half of the subjects, drawn without replacement.
+
+        For statistics of extreme rows, which a row that counts twice would distort; a statistic
+        varies over halves as over samples (delete-d jackknife, Shao & Wu 1989). Empty with fewer
+        than four subjects.
+        """
+        count = len(self.counts) if self.units > 3 else 0
+        order = np.argsort(self._rng.random((count, self.units)), axis=1)
+        return order < self.units // 2
 
     def ratio(self, above: NDArray, below: NDArray) -> NDArray[np.float64]:
         """Sum of ``above`` over the sum of ``below`` in each resample, (R,); both are (n,).

@@ -53,7 +53,7 @@ def evaluate(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     for benchmark in benchmarks:
-        print(f"{benchmark.name}: {len(benchmark.opened.frame())} rows in its index", flush=True)
+        print(f"{benchmark.name}: {len(benchmark.frame)} rows in its index", flush=True)
     cells: list[Cell] = []
     for name, source in models.items():
         model = sources.load(name, source).eval().to(device)

@@ -4,26 +4,21 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import multiprocessing
-import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from sagittal_core.errors import ConfigError, DataError
-from sagittal_core.run_folder import write_atomically
+from sagittal_core.parallel import outcomes
+from sagittal_core.run_folder import write_csv
 from sagittal_genai.slices.cut import Job, cut_scan
 from sagittal_genai.slices.folder import FolderWriter, merge_indices
 from sagittal_genai.slices.overview import write_overview
@@ -119,36 +114,7 @@ def _cut_all(job: Job, scans: Sequence[Scan], workers: int) -> list[Refusal]:
 def _outcomes(
     job: Job, scans: Sequence[Scan], workers: int
 ) -> Iterator[tuple[Scan, DataError | None]]:
-    if workers < 1 or len(scans) < 2:
-        for scan in scans:
-            yield scan, _attempt(job, scan)
-        return
-    # Not fork: the parent may hold threads (progress bar, BLAS).
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(scans)), context, _die_with_parent) as pool:
-        futures = {pool.submit(_attempt, job, scan): scan for scan in scans}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool:
-            raise ConfigError(
-                "slice: a worker process was killed, perhaps for lack of memory; the same command"
-                " goes on, with a smaller workers if need be"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _die_with_parent() -> None:
-    """End a worker whose parent was killed: it must not write beside the next attempt."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    yield from outcomes(partial(_attempt, job), scans, workers, verb="slice")
 
 
 def _attempt(job: Job, scan: Scan) -> DataError | None:
@@ -162,7 +128,7 @@ def _attempt(job: Job, scan: Scan) -> DataError | None:
 def _finish(
     writer: FolderWriter, plan: Plan, refused: list[Refusal], config: dict[str, Any], seed: int
 ) -> None:
-    _write_table(writer.folder / "refused.csv", Refusal._fields, refused)
+    write_csv(writer.folder / "refused.csv", Refusal._fields, refused)
     done = sorted(s.name for s in plan.scans if writer.has(s.name, s.fingerprint))
     if not done:
         raise DataError(
@@ -194,15 +160,7 @@ def _finish(
 
 def _write_sources(out: Path, plan: Plan) -> None:
     rows = [(scan.name, str(scan.input.path)) for scan in plan.scans]
-    _write_table(out / "sources.csv", ("scan", "path"), rows)
-
-
-def _write_table(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(head)
-    table.writerows(rows)
-    write_atomically(file, text.getvalue())
+    write_csv(out / "sources.csv", ("scan", "path"), rows)
 
 
 def _config(sources: Sequence[ScanSource], settings: Settings, split: Split) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def grey_values(dataset: Any, file: Path, *, window: bool = False) -> NDArray[An
         DataError: if it holds no image, several frames or colours, cannot be decoded, or the
             pixels do not fit the header.
     """
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+    from pydicom.pixels import apply_modality_lut, pixel_array
 
     _expect_one_grey_image(dataset, file)
     try:
@@ -64,12 +64,68 @@ def grey_values(dataset: Any, file: Path, *, window: bool = False) -> NDArray[An
             found=f"{getattr(syntax, 'name', 'no transfer syntax')}: {_first_line(error)}",
             hint=_hint(str(syntax)),
         ) from error
-    values = apply_modality_lut(stored, dataset)
-    if window:
-        values = apply_voi_lut(values, dataset, index=0, prefer_lut=True)
+    # Integers before the VOI LUT, whose index they are.
+    values = _as_integers(apply_modality_lut(stored, dataset))
+    if window and has_window(dataset):
+        values = _as_integers(apply_window(values, dataset, file))
     if not np.isfinite(values).all():
         raise DataError(file, key="PixelData", expected="finite values", found="NaN or infinite")
-    return _as_integers(values)
+    return values
+
+
+def has_window(dataset: Any) -> bool:
+    """Whether the file says how to show its values: a VOI LUT, or a window with both numbers."""
+    if _voi_table(dataset) is not None:
+        return True
+    return None not in (dataset.get("WindowCenter"), dataset.get("WindowWidth"))
+
+
+def apply_window(values: NDArray[Any], dataset: Any, file: Path) -> NDArray[Any]:
+    """Apply the VOI LUT, or else the window, the first of several.
+
+    Args:
+        values: after modality LUT or rescale.
+        dataset: one for which :func:`has_window` is true.
+        file: for messages.
+
+    Raises:
+        DataError: if the table or the window is none.
+    """
+    from pydicom.pixels import apply_voi_lut
+
+    try:
+        return apply_voi_lut(values, dataset, index=0, prefer_lut=True)
+    except Exception as error:  # what pydicom raises depends on what is wrong
+        key = "WindowCenter" if _voi_table(dataset) is None else "VOILUTSequence"
+        raise DataError(
+            file,
+            key=key,
+            expected="a window or table that can be applied",
+            found=_first_line(error),
+        ) from error
+
+
+def window_range(dataset: Any, file: Path) -> tuple[float, float]:
+    """What :func:`apply_window` shows black and white: the ends of its output.
+
+    Those of a table are 0 and its largest entry: some tables of 12 bits say that they have 16.
+    """
+    table = _voi_table(dataset)
+    if table is not None:
+        entries, first = int(table.LUTDescriptor[0]) or 2**16, int(table.LUTDescriptor[1])
+        shown = apply_window(np.arange(first, first + entries), dataset, file)
+        return 0.0, float(shown.max())
+    with np.errstate(over="ignore"):  # a sigmoid's tail
+        ends = apply_window(np.array([[-(2.0**52), 2.0**52]]), dataset, file)
+    return float(ends.min()), float(ends.max())
+
+
+def _voi_table(dataset: Any) -> Any:
+    """The first item of the VOI LUT sequence, None where there is none or it is empty."""
+    sequence = dataset.get("VOILUTSequence")
+    if not sequence or None in (sequence[0].get("LUTDescriptor"), sequence[0].get("LUTData")):
+        return None
+    return sequence[0]
 
 
 def _expect_one_grey_image(dataset: Any, file: Path) -> None:

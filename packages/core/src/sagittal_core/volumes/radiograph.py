@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sagittal_core.errors import DataError
-from sagittal_core.volumes.dicom_pixels import grey_values, read_dataset
+from sagittal_core.volumes.dicom_pixels import (
+    grey_values,
+    has_window,
+    read_dataset,
+    window_range,
+)
 from sagittal_core.volumes.dicom_tags import safe_metadata
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -48,7 +53,7 @@ def read_radiograph(
     """Read one radiograph; the suffix decides between a picture and DICOM.
 
     DICOM goes through modality LUT or rescale, then (``window``) VOI LUT or window, then the
-    inversion of MONOCHROME1, in this order.
+    inversion of MONOCHROME1 or of presentation LUT shape INVERSE, in this order and once.
 
     Args:
         path: picture, or any other name: DICOM.
@@ -65,12 +70,16 @@ def read_radiograph(
 def _dicom(file: Path, window: bool, salt: str | None) -> Radiograph:
     dataset = read_dataset(file)
     values = grey_values(dataset, file, window=window)
-    windowed = window and ("VOILUTSequence" in dataset or "WindowCenter" in dataset)
-    low, high = _range(dataset, values, windowed)
+    windowed = window and has_window(dataset)
+    low, high = _range(dataset, values, file, windowed)
     notes = []
+    # The two tags say the same thing twice (PS3.3 C.8.11.3.1.2), so one inversion is for both.
     if dataset.PhotometricInterpretation == "MONOCHROME1":
-        values = (low + high) - values
         notes.append("MONOCHROME1 inverted")
+    elif dataset.get("PresentationLUTShape") == "INVERSE":
+        notes.append("presentation LUT shape INVERSE inverted")
+    if notes:
+        values = (low + high) - values
     spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
     known = bool(spacing) and min(float(v) for v in spacing) > 0
     return Radiograph(
@@ -83,17 +92,18 @@ def _dicom(file: Path, window: bool, salt: str | None) -> Radiograph:
     )
 
 
-def _range(dataset: Any, values: NDArray[Any], windowed: bool) -> tuple[Any, Any]:
-    """What the stored bits can express, after the tables that were applied to ``values``."""
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+def _range(dataset: Any, values: NDArray[Any], file: Path, windowed: bool) -> tuple[Any, Any]:
+    """What is shown black and white; without a window, what the stored bits can express."""
+    from pydicom.pixels import apply_modality_lut
 
-    bits = int(dataset.BitsStored)
-    signed = int(dataset.get("PixelRepresentation", 0)) == 1
-    ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    mapped = apply_modality_lut(np.array([ends], np.int32), dataset)
     if windowed:
-        mapped = apply_voi_lut(mapped, dataset, index=0, prefer_lut=True)
-    low, high = sorted((mapped.min().item(), mapped.max().item()))
+        low, high = window_range(dataset, file)
+    else:
+        bits = int(dataset.BitsStored)
+        signed = int(dataset.get("PixelRepresentation", 0)) == 1
+        ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        mapped = apply_modality_lut(np.array([ends], np.int32), dataset)
+        low, high = sorted((mapped.min().item(), mapped.max().item()))
     # A file may hold more than its header says; a table need not be monotonic.
     low, high = min(low, values.min().item()), max(high, values.max().item())
     whole = all(float(v).is_integer() for v in (low, high)) and values.dtype.kind in "iu"

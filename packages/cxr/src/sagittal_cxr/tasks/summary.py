@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from sagittal_cxr.tasks.cells import Cell
 from sagittal_cxr.tasks.task import Measure
 
 EXPOSURE = {
-    "train": "in the model's training data",
-    "none": "not in the training data",
-    "unknown": "not known",
+    "train": "in training data",
+    "none": "not in training data",
+    "unknown": "unknown",
 }
 
 
@@ -193,9 +194,7 @@ def left_out_table(cells: Sequence[Cell]) -> Table:
 
 
 def measure_frame(cells: Iterable[Cell]) -> pandas.DataFrame:
-    """Every measure of every cell, one a row, details as JSON."""
-    import json
-
+    """Every measure of every cell, one a row; details and the cell's record as JSON."""
     rows = []
     for cell in cells:
         for one in cell.measures:
@@ -213,10 +212,11 @@ def measure_frame(cells: Iterable[Cell]) -> pandas.DataFrame:
                     "high": np.nan if one.high is None else one.high,
                     "patients": one.n,
                     "detail": json.dumps(one.detail, default=str),
+                    "record": json.dumps(cell.record),
                 }
             )
     columns = ["model", "benchmark", "task", "exposure", "checkpoint", "measure", "label"]
-    numbers = ["estimate", "low", "high", "patients", "detail"]
+    numbers = ["estimate", "low", "high", "patients", "detail", "record"]
     return pandas.DataFrame(rows, columns=[*columns, *numbers])
 
 

@@ -124,11 +124,18 @@ class Benchmark:
 
         return RadiographIndex(self.index)
 
+    @cached_property
+    def frame(self) -> pandas.DataFrame:
+        """All rows of the index, read once; the frame's index is their number."""
+        return self.opened.frame()
+
     def for_model(self, name: str) -> Benchmark:
         """The same with the exposure of one model."""
         if isinstance(self.exposure, str):
             return self
-        return replace(self, exposure=self.exposure.get(name, "unknown"))
+        copied = replace(self, exposure=self.exposure.get(name, "unknown"))
+        vars(copied).update(opened=self.opened, frame=self.frame)
+        return copied
 
     def rows(self, split: Split | None = None) -> pandas.DataFrame:
         """Rows of a split of the index; the frame's index is their row number.
@@ -140,7 +147,7 @@ class Benchmark:
             ConfigError: A data set or view that the index does not have.
             NotApplicable: No row is left.
         """
-        frame = self.opened.frame()
+        frame = self.frame
         chosen = frame["split"] == (split or self.split)
         for column, wanted in (("dataset", self.datasets), ("view", self.views)):
             if wanted is None:

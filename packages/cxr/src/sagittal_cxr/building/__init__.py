@@ -1,0 +1,1 @@
+"""How an index is made: rows, splits, checks of pictures, duplicates, the overview."""
