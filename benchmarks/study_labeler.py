@@ -289,6 +289,11 @@ CONFUSION_COLUMNS = [
 ]
 
 
+def _columns(lines: list[list[str | int]], *chosen: int) -> tuple[list[str], list[list[str | int]]]:
+    heads = [RADLABELS_COLUMNS[c] for c in chosen]
+    return heads, [[line[c] for c in chosen] for line in lines]
+
+
 def openi_lines(reference: Reference, labels: NDArray[np.float32]) -> list[list[str | int]]:
     lines: list[list[str | int]] = []
     for column, observation in enumerate(CHEXPERT):
@@ -318,6 +323,7 @@ def main() -> None:
     openi, left = read_openi(sample_data.path("openi_reports"))
     openi_labels = labeler.label_many(openi.texts)
     coded = openi_lines(openi, openi_labels)
+    coded.append(["macro", "", macro(coded, 2), macro(coded, 3), "", ""])
     for row in [OPENI_COLUMNS, *coded]:
         print(*row, sep="  ")
     speed = [
@@ -337,7 +343,8 @@ def main() -> None:
             **{f"OpenI reports left out: {reason}": n for reason, n in left.items() if n},
         },
         tables={
-            "radlabels": (RADLABELS_COLUMNS, [*lines, *summary]),
+            "radlabels": _columns([*lines, *summary], 0, 3, 4, 5, 6),
+            "radlabels-status": _columns([*lines, *summary], 0, 1, 2, 7, 8),
             "openi": (OPENI_COLUMNS, coded),
             "confusion": (CONFUSION_COLUMNS, confusion(silver, labels)),
             "speed": (["reports", "n", "reports a second, one core"], speed),

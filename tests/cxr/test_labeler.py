@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -230,6 +231,14 @@ def test_case_and_line_breaks_do_not_matter(text: str) -> None:
     plain = " ".join(re.sub(r"[^ -~]", "", text).split())
     assert LABELER.label(plain) == LABELER.label(plain.upper())
     assert LABELER.label(plain) == LABELER.label(f"{plain}\n\n")
+
+
+def test_a_text_that_repeats_itself_without_a_stop_is_no_trap() -> None:
+    text = "no effusion, small edema is possible and " * 1000 + "no effusion"
+    start = time.process_time()
+    labels = LABELER.label(text)
+    assert time.process_time() - start < 3  # each mention against each cue: 7 s
+    assert (labels["Pleural Effusion"], labels["Edema"]) == (0, -1)
 
 
 def test_no_rule_has_a_group_of_its_own() -> None:

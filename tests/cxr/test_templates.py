@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sagittal_cxr.reports.labeler import Labeler
 from sagittal_cxr.reports.observations import CHEXPERT
 from sagittal_cxr.reports.templates import ABNORMAL, NEGATIVES, NORMAL, POSITIVES, pseudo_report
 
+LABELER = Labeler()
 LABELS = st.dictionaries(st.sampled_from(CHEXPERT[1:]), st.sampled_from([1, 0, -1]), max_size=14)
 
 
@@ -47,6 +49,15 @@ def test_the_same_record_gets_the_same_text(labels: dict[str, int], key: str, se
     assert text.count(".") == spoken + absent
     assert text == text.strip()
     assert "{" not in text
+
+
+@given(labels=LABELS, key=st.text(min_size=1))
+def test_the_labeler_reads_the_labels_back(labels: dict[str, int], key: str) -> None:
+    # It takes no device for uncertain: reports hedge on where a device ends.
+    labels = {k: v for k, v in labels.items() if (k, v) != ("Support Devices", -1)}
+    text = pseudo_report(labels, seed=0, key=key, max_negatives=14)
+    found = {k: v for k, v in LABELER.label(text).items() if v is not None and k != "No Finding"}
+    assert found == labels
 
 
 def test_all_wordings_are_used_over_records() -> None:

@@ -215,7 +215,13 @@ class SectionPolicy:
 
     def of_report(self, report: str) -> str:
         """Return the text of a free-text report."""
-        sections = split_sections(report, self.fallback)
+        return self.of_sections(split_sections(report, self.fallback))
+
+    def of_sections(self, sections: Sections) -> str:
+        """Return the text of a report that was split with this policy's ``fallback``.
+
+        What stands in for both sections is taken whatever ``use`` says.
+        """
         if sections.fallback is not None:
             return self._clean(sections.findings)
         return self.text(sections.findings, sections.impression)

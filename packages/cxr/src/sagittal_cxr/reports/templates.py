@@ -48,7 +48,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "lung lesion": ("a focal lesion of the lung", "focal lesion of the lung"),
     "edema": ("pulmonary edema", "pulmonary edema"),
     "effusion": ("pleural effusion", "pleural effusion"),
-    "pleural other": ("an abnormality of the pleura", "other abnormality of the pleura"),
+    "pleural other": ("a pleural abnormality", "pleural abnormality"),
     "fracture": ("a fracture", "fracture"),
     "support devices": ("hardware for support", "hardware for support"),
     "mass": ("a mass in the lung", "mass in the lung"),

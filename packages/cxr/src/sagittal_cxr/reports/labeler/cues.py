@@ -116,8 +116,9 @@ CUES: tuple[Cue, ...] = (
     Cue(Kind.NEGATION, rf"{_BE}(?:absent|gone)|absent|{_BE}?no longer(?= ?[,.]|$)", "after", 8),
     Cue(
         Kind.NEGATION,
-        rf"{_BE}{{0,2}}(?:now |since |completely |entirely |interval ){{0,2}}{_BE}?(?:resolved|cleared"
-        r"|disappeared|ruled out|removed|discontinued|withdrawn(?! (?:to|from|so|by)))",
+        rf"{_BE}{{0,2}}(?:now |since |completely |entirely |interval ){{0,2}}{_BE}?"
+        r"(?:resolved|cleared|disappeared|ruled out|removed|discontinued"
+        r"|withdrawn(?! (?:to|from|so|by)))",
         "both",
         8,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from sagittal_cxr.reports.labeler.cues import (
 from sagittal_cxr.reports.labeler.phrases import MAY_STATE, PHRASES, STATEMENTS
 from sagittal_cxr.reports.observations import CHEXPERT, NO_FINDING, SUPPORT_DEVICES
 
+_NEAR = 1000
 Likely = Literal["uncertain", "positive"]
 
 
@@ -75,8 +77,12 @@ class Labeler:
 
         A text without a letter has no label at all, not even "No Finding".
         """
+        return self.summary(text, self.mentions(text))
+
+    def summary(self, text: str, mentions: Iterable[Mention]) -> dict[str, int | None]:
+        """Return what the mentions of a text add up to, as :meth:`label` does."""
         labels: dict[str, int | None] = dict.fromkeys(CHEXPERT)
-        for mention in self.mentions(text):
+        for mention in mentions:
             known = labels[mention.observation]
             if known is None or known == NEGATIVE or mention.status == POSITIVE:
                 labels[mention.observation] = mention.status
@@ -116,7 +122,7 @@ class Labeler:
         if place.final:
             return place.status, "statement"
         strongest: _Heard | None = None
-        for heard in sentence.cues:
+        for heard in sentence.near(place):
             # A tube "likely in the stomach" is there: hedges say where a device ends, not whether.
             hedge = heard.cue.kind != Kind.NEGATION
             if hedge and place.observation == SUPPORT_DEVICES:
@@ -165,6 +171,17 @@ class _Sentence:
                 heard.append(_Heard(cue, *found.span()))
         return heard
 
+    def near(self, place: _Place) -> list[_Heard]:
+        """Its cues within a thousand characters of a mention, more than any cue's reach in words.
+
+        A text that repeats itself without a full stop takes time in proportion to its length.
+        """
+        if len(self.text) <= _NEAR:
+            return self.cues
+        first = bisect.bisect_left(self.cues, place.start - _NEAR, key=lambda one: one.start)
+        last = bisect.bisect_right(self.cues, place.end + _NEAR, key=lambda one: one.start)
+        return self.cues[first:last]
+
     def reaches(self, heard: _Heard, place: _Place) -> bool:
         """Whether a cue acts on a mention."""
         cue, start, end = heard
@@ -181,7 +198,9 @@ class _Sentence:
             return False
         if stop not in self._stops:
             self._stops[stop] = [found.start() for found in stop.finditer(self.text)]
-        return not any(start <= position < end for position in self._stops[stop])
+        stops = self._stops[stop]
+        following = bisect.bisect_left(stops, start)
+        return following == len(stops) or stops[following] >= end
 
 
 def _alternatives(patterns: Iterable[str]) -> str:
