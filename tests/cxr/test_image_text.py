@@ -141,12 +141,14 @@ def test_an_exported_model_stands_alone(
 def test_an_exported_twin_of_efficientnet_with_a_bias(
     folders: tuple[str, str], tmp_path: Path
 ) -> None:
-    vision = ImageEncoder(VisionSpec(image_size=64), twin_seed=3)
+    vision = ImageEncoder(VisionSpec(image_size=64), crop=True, mean=[100.0] * 3, twin_seed=3)
     model = ImageTextModel(vision, TextEncoder(folders[1]), dim=8, logit_bias=-10.0).eval()
     save_image_text(model, tmp_path / "out")
     again = load_image_text(tmp_path / "out")
     assert float(again.logit_bias.detach()) == -10  # type: ignore[union-attr]
-    assert again.preprocessing.size == (64, 64)
+    assert again.preprocessing == model.preprocessing
+    assert (again.preprocessing.resize, again.preprocessing.crop) == (64, (64, 64))
+    assert (again.preprocessing.mean, again.preprocessing.std) == ((100.0,) * 3, (128.0,) * 3)
     with torch.no_grad():
         assert torch.equal(again.encode_image(pixels(1, 64)), model.encode_image(pixels(1, 64)))
 

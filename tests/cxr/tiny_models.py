@@ -10,23 +10,8 @@ import pandas
 import torch
 from PIL import Image
 
-WORDS = [
-    "no",
-    "acute",
-    "finding",
-    "large",
-    "small",
-    "left",
-    "right",
-    "effusion",
-    "mass",
-    "clear",
-    "lungs",
-    "heart",
-    "normal",
-    ".",
-    ",",
-]
+WORDS = ["no", "acute", "finding", "large", "small", "left", "right", "effusion", "mass"]
+WORDS += ["clear", "lungs", "heart", "normal", ".", ","]
 SIDE = 28
 
 
@@ -122,7 +107,7 @@ def write_index(folder: Path, train: int = 20, val: int = 6, test: int = 5) -> P
         "identity": "0" * 64,
         "sections": {"policy": "findings"},
         "datasets": [{"name": "drawn", "root": str(folder)}],
-        "counts": {"rows": len(rows)},
+        "counts": {"rows": len(rows), "files": 1},
     }
     (folder / "index.json").write_text(json.dumps(described))
     return folder

@@ -44,8 +44,8 @@ class CheXficient(lightning.LightningModule):
         learning_rate: At the beginning.
         final_learning_rate: At the end.
         weight_decay: Of matrices and kernels.
-        chunk: Pairs that a process encodes at a time; gradients are those of the whole batch, memory
-            that of a chunk. None: all at once.
+        chunk: Pairs that a process encodes at a time; gradients are those of the whole batch,
+            memory that of a chunk. None: all at once.
         validation_batch: Pairs among which validation and test retrieve.
     """
 
@@ -103,7 +103,7 @@ class CheXficient(lightning.LightningModule):
         if self.curator is None:
             return
         # The next epoch may have other rows.
-        self.trainer.reload_dataloaders_every_n_epochs = 1
+        self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "curation"
         self.curator.open(folder if self.trainer.is_global_zero else None)
         if self.curator.selector.needs_reference and self.curator.reference is None:
@@ -113,13 +113,15 @@ class CheXficient(lightning.LightningModule):
             self.curator.reference = _reference(self.reference, self.network).to(self.device)
 
     def on_train_start(self) -> None:
-        """Show a selector that asks for it some batches before the first step."""
+        """Log what the data are; show a selector that asks for it some batches before step 0."""
+        counts = getattr(self.trainer.datamodule, "counts", {})  # type: ignore[attr-defined]
+        for logger in self.trainer.loggers if counts else ():
+            logger.log_metrics(counts, self.trainer.global_step)
         if self.curator is None or self.trainer.global_step > 0 or self.curator.steps > 0:
             return
         loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         for number, batch in enumerate(loader):
             ready = self.trainer.strategy.batch_to_device(batch, self.device)
-            ready = self.trainer.datamodule.on_after_batch_transfer(ready, 0)  # type: ignore[attr-defined]
             with self.trainer.precision_plugin.forward_context():
                 more = self.curator.warm_up(self.network, self.objective, ready, self.chunk)
             if not more or number + 1 >= self.trainer.num_training_batches:
@@ -152,14 +154,21 @@ class CheXficient(lightning.LightningModule):
         if self.curator is not None and self.current_epoch < self.curation_epochs:
             chosen = self.curator.choose(self.network, self.objective, batch, self.chunk)
             self.log("train/kept_share", chosen.kept / total, batch_size=total)
-        images, texts = self._encode(batch, own_part(chosen.train))
-        images, texts = gather_pairs(images, texts)
-        scale, bias = self.network.logit_scale, self.network.logit_bias
-        loss = self.objective(images, texts, scale, bias)
+        loss = self.loss(batch, own_part(chosen.train))
         self._count(total, chosen.train.view(-1, world).sum(0).tolist())
         self.log("train/loss", loss, prog_bar=True, batch_size=total)
-        self.log("train/scale", scale.detach().exp(), batch_size=total)
+        self.log("train/scale", self.network.logit_scale.detach().exp(), batch_size=total)
         return loss
+
+    def loss(self, batch: PairBatch, kept: Tensor) -> Tensor:
+        """Loss of all ranks' kept pairs.
+
+        Args:
+            batch: This rank's part of a global batch.
+            kept: (n,) bool, pairs of it to train on; how many may differ between ranks.
+        """
+        images, texts = gather_pairs(*self._encode(batch, kept))
+        return self.objective(images, texts, self.network.logit_scale, self.network.logit_bias)
 
     def _encode(self, batch: PairBatch, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (k, dim) of this rank's kept pairs; with none of them, gradients are zeros."""

@@ -129,7 +129,8 @@ class Curator:
             if self.reference is None:
                 name = type(self.selector).__name__
                 raise ConfigError(f"{name} compares with a reference model: set model.reference")
-            parts = encode(self.reference, batch, chunk)
+            with evaluating(self.reference):
+                parts = encode(self.reference, batch, chunk)
             images, texts = (gather_in_order(part) for part in parts)
             self.reference_forwards += len(rows)
             losses = _losses(self.reference, objective, images, texts)

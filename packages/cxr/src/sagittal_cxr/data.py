@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -127,7 +129,7 @@ class RadiographReports(lightning.LightningDataModule):
 
         index = RadiographIndex(self.folder)
         frame = index.frame(["split", "text", "duplicate_of"])
-        split, texts = frame["split"].to_numpy(), frame["text"].tolist()
+        split, texts = frame["split"].to_numpy(), [text or "" for text in frame["text"]]
         empty = np.array([not text.strip() for text in texts], bool)
         double = frame["duplicate_of"].to_numpy() >= 0
         use = ~empty & ~(double if self.duplicates == "drop" else np.zeros_like(double))
@@ -155,9 +157,8 @@ class RadiographReports(lightning.LightningDataModule):
         for name in ("train", "val") if fitting else ("val", "test"):
             pairs = self._pairs[name]
             assert pairs.cache is not None
-            pairs.cache.fill(
-                pairs.rows, pairs.read, self.num_workers, lambda blocks: _track(blocks, name)
-            )
+            shown = partial(_track, name=name)
+            pairs.cache.fill(pairs.rows, pairs.read, self.num_workers, shown)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the index, once.
@@ -179,14 +180,18 @@ class RadiographReports(lightning.LightningDataModule):
             self._kept = None
             return
         kept = np.unique(np.asarray(rows, np.int64))
-        if not np.isin(kept, self._pairs["train"].rows).all():
+        every = self._pairs["train"].rows
+        if not np.isin(kept, every).all():
             raise ValueError("rows to keep must be training rows")
+        if self._kept is None or not np.array_equal(kept, self._kept):
+            _say(f"training on {len(kept)} of {len(every)} pairs")
         self._kept = kept
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled pairs, by a permutation of seed and epoch alone."""
-        if self.trainer is not None and hasattr(self.trainer.lightning_module, "rows_to_train"):
-            self.keep(self.trainer.lightning_module.rows_to_train(self.trainer.current_epoch))
+        module: Any = None if self.trainer is None else self.trainer.lightning_module
+        if hasattr(module, "rows_to_train"):
+            self.keep(module.rows_to_train(module.current_epoch))
         pairs = self._need("train")
         if self._kept is not None:
             pairs = Pairs(pairs.index, pairs.texts, self._kept, pairs.preprocessing, pairs.cache)
@@ -212,6 +217,9 @@ class RadiographReports(lightning.LightningDataModule):
 
     def _loader(self, pairs: Pairs, shuffle: bool) -> ResumableDataLoader:
         assert self._tokenize is not None
+        if self.num_workers:
+            # The tokenizer has run in this process; a fork of it must not use its threads.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         return ResumableDataLoader(
             pairs,
             seed=self.seed,

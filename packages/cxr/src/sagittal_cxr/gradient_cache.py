@@ -1,4 +1,4 @@
-"""Large contrastive batches in the memory of a small one: encode in chunks, recompute for gradients.
+"""Large contrastive batches in the memory of a small one: chunks, encoded again for gradients.
 
 A contrastive loss needs the rows of the whole batch at once, but not the activations that led to
 them. GradCache (Gao et al., arXiv 2101.06983) encodes without activations, takes the loss of all
@@ -43,6 +43,6 @@ def in_chunks(encode: Callable[..., Tensor], chunk: int | None, *inputs: Tensor)
         return torch.cat([encode(*part) for part in parts])
     rows = []
     for part in parts:
-        row: Tensor = checkpoint(encode, *part, use_reentrant=False)  # type: ignore[assignment]
+        row: Tensor = checkpoint(encode, *part, use_reentrant=False)
         rows.append(row)
     return torch.cat(rows)

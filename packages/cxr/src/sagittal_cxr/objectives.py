@@ -116,7 +116,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if not _grouped():
         return rows
-    joined: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
+    joined: Tensor = _Gather.apply(rows)
     return joined
 
 
@@ -173,4 +173,4 @@ class _Gather(torch.autograd.Function):
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         first: int = ctx.first  # type: ignore[attr-defined]
-        return total[first : first + ctx.count]  # type: ignore[attr-defined,no-any-return]
+        return total[first : first + ctx.count]  # type: ignore[attr-defined]

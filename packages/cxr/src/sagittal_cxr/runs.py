@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sagittal_core.encoders.preprocessing import Preprocessing
 from sagittal_core.encoders.vision import VisionSpec
 from sagittal_core.encoders.weights import load_strictly, read_state
 from sagittal_core.errors import ConfigError, DataError
@@ -72,6 +73,7 @@ def save_image_text(network: ImageTextModel, folder: Path) -> None:
         "version": VERSION,
         "dim": network.dim,
         "bias": network.logit_bias is not None,
+        "preprocessing": network.preprocessing.described(),
         "vision": {"encoder": spec, "batch_norm": network.vision.batch_norm},
         "text": {"pooling": network.text.pooling, "max_length": network.text.max_length},
     }
@@ -95,6 +97,10 @@ def read_exported(folder: Path) -> ImageTextModel:
         # The twin is the architecture with any weights; its own follow.
         norm = described["vision"]["batch_norm"]
         vision = ImageEncoder(spec, batch_norm=norm, twin_seed=0)
+        values = described["preprocessing"].items()
+        vision.preprocessing = Preprocessing(
+            **{key: tuple(v) if isinstance(v, list) else v for key, v in values}
+        )
         text = TextEncoder(str(folder / "text"), **described["text"], twin_seed=0)
         bias = 0.0 if described["bias"] else None
         network = ImageTextModel(vision, text, described["dim"], logit_bias=bias)

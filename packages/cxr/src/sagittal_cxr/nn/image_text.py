@@ -27,8 +27,8 @@ class ImageTextModel(nn.Module):
         text: The text encoder.
         dim: Width of the common space.
         temperature: The scale of similarities begins at its inverse.
-        logit_bias: Begin of a learnt bias of similarities, -10 in SigLIP; None: there is none, as in
-            InfoNCE, where it would not matter.
+        logit_bias: Begin of a learnt bias of similarities, -10 in SigLIP; None: there is none, as
+            in InfoNCE, where it would not matter.
         seed: Of the projections' weights.
 
     Attributes:

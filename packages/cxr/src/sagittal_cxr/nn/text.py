@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,7 +59,7 @@ class TextEncoder(nn.Module):
         self.tokenizer, self.network = _load(folder, twin_seed)
         self.dim = int(self.network.config.hidden_size)  # type: ignore[union-attr,arg-type]
         longest = getattr(self.network.config, "max_position_embeddings", max_length)
-        if not 2 < max_length <= int(longest):  # type: ignore[arg-type]
+        if not 2 < max_length <= int(longest):
             raise ConfigError(f"text: max_length {max_length}; the network takes {longest} tokens")
         self.network.eval().requires_grad_(True)
         freeze_unused(self.network, self(*self.tokenize(["a"])))
@@ -121,27 +122,29 @@ def _load(folder: Path, twin_seed: int | None) -> tuple[Any, nn.Module]:
         import transformers
     except ImportError:
         raise ConfigError(
-            "TextEncoder: transformers is not installed; run `pip install 'sagittal-core[encoders]'`"
+            "TextEncoder: transformers is not installed; run"
+            " `pip install 'sagittal-core[encoders]'`"
         ) from None
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, padding_side="right"
         )
-        cls: Any = transformers.MODEL_MAPPING[type(config)]  # type: ignore[index]
+        cls: Any = transformers.MODEL_MAPPING[type(config)]
         # A pooler is not used, and released weights often lack it.
         pooler = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
         options: dict[str, Any] = {"add_pooling_layer": False} if pooler else {}
         if twin_seed is not None:
             network: nn.Module = drawn(lambda: cls(config, **options), twin_seed)
             return tokenizer, network
-        network, info = cls.from_pretrained(
-            folder,
-            local_files_only=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **options,
-        )
+        with _quiet(transformers):
+            network, info = cls.from_pretrained(
+                folder,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **options,
+            )
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             folder,
@@ -157,3 +160,15 @@ def _load(folder: Path, twin_seed: int | None) -> tuple[Any, nn.Module]:
             found=f"{len(missing)} missing: {', '.join(missing[:4])}",
         )
     return tokenizer, network
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without its table of tensors: what is missing is checked here, and a pooler may be left."""
+    logging = transformers.utils.logging
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

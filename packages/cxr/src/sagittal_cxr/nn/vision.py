@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,10 @@ class ImageEncoder(nn.Module):
             trained), so an image's row does not depend on the batch, the chunk or the number of
             processes; "train" takes them from each process' batch. Networks without batch
             normalisation do not care.
+        crop: Resize the shorter edge to the network's size and crop the centre, as published; False:
+            as core's encoder does, which with ``image_size`` shows the whole image.
+        mean: Of each channel of scaled values, in place of the checkpoint's.
+        std: As mean.
         twin_seed: Draw the weights by this seed instead of loading them.
 
     Attributes:
@@ -40,6 +45,9 @@ class ImageEncoder(nn.Module):
         encoder: VisionSpec,
         trained_blocks: int | None = None,
         batch_norm: Literal["frozen", "train"] = "frozen",
+        crop: bool = False,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
         twin_seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -50,7 +58,8 @@ class ImageEncoder(nn.Module):
             )
         loaded = load_vision(encoder, twin_seed=twin_seed)
         self.spec, self.trained_blocks, self.batch_norm = encoder, trained_blocks, batch_norm
-        self.dim, self.preprocessing = loaded.dim, loaded.preprocessing
+        self.dim = loaded.dim
+        self.preprocessing = _changed(loaded.preprocessing, crop, mean, std)
         self.network, self._read = loaded.network.requires_grad_(True), loaded.read
         freeze_unused(self.network, self(torch.zeros(1, 3, *self.preprocessing.size)).pooled)
         freeze_front(self.network, trained_blocks, "trained_blocks")
@@ -77,6 +86,15 @@ class ImageEncoder(nn.Module):
         """Features of (B, 3, H, W), preprocessed: pooled (B, D), tokens (B, h w, D), grid."""
         features: Features = self._read(self.network, images)
         return features
+
+
+def _changed(
+    given: Preprocessing, crop: bool, mean: list[float] | None, std: list[float] | None
+) -> Preprocessing:
+    changes: dict[str, Any] = {"resize": min(given.size), "crop": given.size} if crop else {}
+    changes |= {} if mean is None else {"mean": tuple(mean)}
+    changes |= {} if std is None else {"std": tuple(std)}
+    return replace(given, **changes)
 
 
 def preprocessor_config(preprocessing: Preprocessing) -> dict[str, object]:
