@@ -15,8 +15,6 @@ def run(args: list[str] | None = None) -> int:
         "label": "sagittal_cxr.label:label",
         "evaluate": "sagittal_cxr.evaluate:evaluate",
         "benchmarks": "sagittal_cxr.benchmarks:benchmarks",
-        "export": "sagittal_cxr.export:export",
-        "index": "sagittal_cxr.indexing:index",
         "score-reports": "sagittal_cxr.score_reports:score_reports",
     }
     return run_cli(args, prog="sagittal-cxr", verbs=verbs, register="sagittal_cxr.registry")
