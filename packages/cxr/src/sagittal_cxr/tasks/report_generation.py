@@ -108,7 +108,9 @@ class ReportGeneration(Task):
         if shared := set(train["patient"]) & set(test["patient"]):
             raise NotApplicable(f"{len(shared)} patients are in train and in {benchmark.split}")
         images = {
-            part: image_rows(model, benchmark, rows.index.to_numpy(), self.side, folder, device)
+            part: image_rows(
+                model, benchmark, rows.index.to_numpy(), self.side, folder.parent, device
+            )
             for part, rows in (("train", train), ("test", test))
         }
         identity = digest(

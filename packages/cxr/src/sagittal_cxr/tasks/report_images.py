@@ -55,7 +55,7 @@ def image_rows(
         benchmark: Gives the images.
         rows: (N,) numbers.
         side: Tokens are averaged over a grid of side x side.
-        folder: The store goes to a folder in it.
+        folder: The store goes to a folder in it; shared by the tasks of a model and benchmark.
         device: Of the arithmetic.
 
     Raises:
