@@ -154,7 +154,7 @@ def taught(
             raise KeyboardInterrupt
         return model.loss(images[chosen], PROMPT, labels[chosen])
 
-    plan = Plan(epochs=30, batch=4, save_every=7)
+    plan = Plan(epochs=30, batch=4, save_seconds=0)
     losses = fit(
         model, loss, {"projector": 1e-2, "language": 1e-2},
         rows=8, plan=plan, checkpoint=checkpoint, seed=5,
