@@ -97,6 +97,14 @@ def test_only_what_is_asked_for_is_trained(trained: str, folder: Path) -> None:
         assert len(language) == len(list(model.language.parameters()))
 
 
+def test_lora_begins_as_the_model_that_it_changes(folder: Path) -> None:
+    pytest.importorskip("peft")
+    plain, changed = (generator(folder, trained)[0] for trained in ("projector", "lora"))
+    changed.projector.load_state_dict(plain.projector.state_dict())
+    written = [model.generate(tokens(3), PROMPT, 5, [END]) for model in (plain, changed)]
+    assert written[0] == written[1]
+
+
 def test_the_prefix_begins_with_the_size_of_words(folder: Path) -> None:
     model, _ = generator(folder)
     words = model.language.get_input_embeddings().weight
@@ -154,7 +162,7 @@ def taught(
             raise KeyboardInterrupt
         return model.loss(images[chosen], PROMPT, labels[chosen])
 
-    plan = Plan(epochs=30, batch=4, save_every=7)
+    plan = Plan(epochs=30, batch=4, save_seconds=0)
     losses = fit(
         model, loss, {"projector": 1e-2, "language": 1e-2},
         rows=8, plan=plan, checkpoint=checkpoint, seed=5,

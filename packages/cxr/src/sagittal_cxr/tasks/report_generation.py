@@ -20,6 +20,7 @@ from sagittal_core.seeds import counter_seed
 from sagittal_cxr.metrics.reports import ReportScorer
 from sagittal_cxr.metrics.summed import Patients, Score, mean_score
 from sagittal_cxr.nn.report_generator import IGNORED, ReportGenerator
+from sagittal_cxr.progress import track
 from sagittal_cxr.tasks.items import write_frame
 from sagittal_cxr.tasks.report_images import ImageRows, image_rows
 from sagittal_cxr.tasks.segmentation import as_measure
@@ -108,7 +109,9 @@ class ReportGeneration(Task):
         if shared := set(train["patient"]) & set(test["patient"]):
             raise NotApplicable(f"{len(shared)} patients are in train and in {benchmark.split}")
         images = {
-            part: image_rows(model, benchmark, rows.index.to_numpy(), self.side, folder, device)
+            part: image_rows(
+                model, benchmark, rows.index.to_numpy(), self.side, folder.parent, device
+            )
             for part, rows in (("train", train), ("test", test))
         }
         identity = digest(
@@ -301,7 +304,7 @@ class _Writer:
 
     def _write(self, generator: ReportGenerator, tokenizer: Any, tokens: Tensor) -> list[str]:
         prompt, reports = self._prompt(tokenizer), []
-        for part in tokens.split(_WRITTEN_AT_ONCE):
+        for part in track(tokens.split(_WRITTEN_AT_ONCE), "writing reports"):
             rows = generator.generate(
                 part.to(self.device), prompt, self.task.max_tokens, [tokenizer.eos_token_id]
             )

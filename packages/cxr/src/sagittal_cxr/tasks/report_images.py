@@ -14,6 +14,7 @@ from torch.nn import functional
 from sagittal_core.encoders.weights import weights_sha256
 from sagittal_core.store import EmbeddingStore, ShardWriter
 from sagittal_cxr.nn.report_generator import pooled_tokens
+from sagittal_cxr.progress import track
 from sagittal_cxr.tasks.training import digest
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def image_rows(
         benchmark: Gives the images.
         rows: (N,) numbers.
         side: Tokens are averaged over a grid of side x side.
-        folder: The store goes to a folder in it.
+        folder: The store goes to a folder in it; shared by the tasks of a model and benchmark.
         device: Of the arithmetic.
 
     Raises:
@@ -85,7 +86,7 @@ def image_rows(
     for number in store.missing():
         made = [
             _encoded(model, benchmark, parts[number][i : i + _AT_ONCE], side, device)
-            for i in range(0, len(parts[number]), _AT_ONCE)
+            for i in track(range(0, len(parts[number]), _AT_ONCE), "encoding images")
         ]
         store.write(number, torch.cat(made), pandas.DataFrame({"row": parts[number]}))
     whole = EmbeddingStore(target).rows(np.arange(len(rows))).float()

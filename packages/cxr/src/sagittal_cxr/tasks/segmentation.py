@@ -22,6 +22,7 @@ from sagittal_cxr.metrics.masks import dice_and_iou
 from sagittal_cxr.metrics.summed import Estimate, Patients, mean_score
 from sagittal_cxr.nn.feature_maps import feature_maps
 from sagittal_cxr.nn.segmentation import SegmentationDecoder, Segmenter, segmentation_loss
+from sagittal_cxr.progress import track
 from sagittal_cxr.tasks.items import write_frame
 from sagittal_cxr.tasks.mask_pairs import Fold, Pair, divide, load_pair, mask_pairs
 from sagittal_cxr.tasks.task import Measure, NotApplicable, Task
@@ -186,7 +187,7 @@ class _Loaded:
         if self._arrays is None:
             shape = (len(self.pairs), *self.size)
             self._arrays = np.empty(shape, np.uint8), np.empty(shape, np.bool_)
-            for number, pair in enumerate(self.pairs):
+            for number, pair in enumerate(track(self.pairs, "reading masks")):
                 image, mask = load_pair(pair, self.preprocessing)
                 self._arrays[0][number], self._arrays[1][number] = image, mask
         return self._arrays
@@ -274,7 +275,9 @@ class _Study:
             if one * count > _KEPT_BYTES:
                 return self._encoded(places)
             parts = np.array_split(np.arange(count), max(1, -(-count // _ENCODED_AT_ONCE)))
-            encoded = [[m.cpu() for m in self._encoded(part)] for part in parts]
+            encoded = [
+                [m.cpu() for m in self._encoded(part)] for part in track(parts, "encoding images")
+            ]
             self._kept = [torch.cat(level) for level in zip(*encoded, strict=True)]
         return [level[torch.from_numpy(places)].to(self.device) for level in self._kept]
 

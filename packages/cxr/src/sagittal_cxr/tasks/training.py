@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Plan:
         weight_decay: Of matrices; vectors have none.
         warmup: Share of the steps.
         clip: Largest norm of the gradient.
-        save_every: Steps between checkpoints.
+        save_seconds: Work between two checkpoints, which a kill may lose.
     """
 
     epochs: int = 30
@@ -39,12 +40,12 @@ class Plan:
     weight_decay: float = 1e-4
     warmup: float = 0.05
     clip: float = 1.0
-    save_every: int = 20
+    save_seconds: float = 20.0
 
     def __post_init__(self) -> None:
         """Refuse a plan without a step."""
-        if self.epochs < 1 or self.batch < 1 or self.save_every < 1:
-            raise ConfigError("training: epochs, batch and save_every must be 1 or more")
+        if self.epochs < 1 or self.batch < 1:
+            raise ConfigError("training: epochs and batch must be 1 or more")
 
     def steps(self, rows: int) -> int:
         """Steps of the whole training."""
@@ -89,7 +90,7 @@ def fit(
         rates: Learning rate by the beginning of parameters' names; the longest that fits counts.
         rows: Number of them.
         plan: How.
-        checkpoint: Written every so many steps, and at the end; one of other settings must have
+        checkpoint: Written now and then, and at the end; one of other settings must have
             another name.
         seed: Of the order.
         title: Of the progress bar.
@@ -103,6 +104,7 @@ def fit(
     """
     optimiser = torch.optim.AdamW(_groups(module, rates, plan))
     steps, losses = plan.steps(rows), _resumed(module, optimiser, checkpoint)
+    saved = time.monotonic()
     for step in track(range(len(losses), steps), title):
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * plan.factor(step, steps)
@@ -118,8 +120,9 @@ def fit(
         )
         optimiser.step()
         losses.append(float(value.detach()))
-        if (step + 1) % plan.save_every == 0 or step + 1 == steps:
+        if step + 1 == steps or time.monotonic() - saved >= plan.save_seconds:
             _save(module, optimiser, losses, checkpoint)
+            saved = time.monotonic()
     return losses
 
 
