@@ -306,6 +306,7 @@ def test_evaluation_without_times_and_with_repeated_people(tmp_path: Path) -> No
         (["--risks", "[pce]", "--reference", "model"], "reference"),
         (["--risks", "[pce]", "--thresholds", "[0, 0.1]"], "between 0 and 1"),
         (["--risks", "[sex]"], "numbers"),
+        (["--risks", "[pce]", "--subgroups", "[patient]"], "at most 30 subgroups"),
         ([], "--risks"),
     ],
 )

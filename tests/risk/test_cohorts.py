@@ -10,6 +10,7 @@ import pytest
 from sagittal_core import sample_data
 from sagittal_core.errors import DataError
 from sagittal_core.resampling import auroc
+from sagittal_risk.baselines import CoxRisk, LogisticRisk, cross_fitted
 from sagittal_risk.cohorts.framingham import framingham
 from sagittal_risk.cohorts.heart_disease import heart_disease
 from sagittal_risk.equations import framingham_2008, pce, score2
@@ -48,6 +49,14 @@ def test_equations_on_framingham(equation: str, area: float, mean: float) -> Non
     assert not np.isnan(risk).any()
     assert auroc(cohort.event, risk) == pytest.approx(area, abs=0.001)
     assert risk.mean() == pytest.approx(mean, abs=0.001)
+
+
+@pytest.mark.parametrize("make", [LogisticRisk, lambda: CoxRisk(10.0)])
+def test_regressions_on_framingham(make) -> None:
+    cohort = framingham(sample("framingham"))
+    risk = cross_fitted(make, cohort.matrix(), cohort.event, cohort.time, cohort.person)
+    assert auroc(cohort.event, risk) == pytest.approx(0.740, abs=0.005)
+    assert np.mean((risk - cohort.event) ** 2) == pytest.approx(0.1077, abs=0.002)
 
 
 def test_heart_disease_has_four_sites_and_zero_is_missing() -> None:

@@ -243,6 +243,8 @@ def test_outside_the_derivation_each_publication_has_its_rule() -> None:
     assert score2(ages(50), "low").outside_fields(0) == ["diabetes"]  # not derived for them
     assert np.isnan(score2_op(ages(69, 70, 90), "high").risk).tolist() == [True, False, True]
     assert np.isnan(pce(ages(39, 40, 80)).risk).tolist() == [True, False, True]
+    pressures = patient(**README | {"systolic": [200, 201]})
+    assert np.isnan(prevent(pressures).risk).tolist() == [False, True]
     flagged = framingham_2008(ages(29, 30, 75))
     assert not np.isnan(flagged.risk).any()
     assert flagged.applicable.tolist() == [False, True, False]

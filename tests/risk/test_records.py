@@ -82,6 +82,7 @@ def test_without_an_id_the_row_is_the_name(tmp_path: Path) -> None:
         ({"fields": {"statin": {"constant": 3}}}, "0 or 1"),
         ({"fields": {"age": 7}}, "column and unit"),
         ({"identifier": "ID"}, "identifier"),
+        ({"fields": {"diabetes": {"column": "DM", "values": {True: 1}}}}, "in quotes"),
     ],
 )
 def test_a_mistake_in_a_schema_is_named(change: dict, words: str, tmp_path: Path) -> None:

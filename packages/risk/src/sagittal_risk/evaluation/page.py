@@ -112,7 +112,7 @@ def sentences(found: Predictions, estimates: Estimates) -> list[str]:
     for name, one in estimates.items():
         oe, ends = one["oe"], one["oe"].ends
         if ends is None:
-            verdict = "too few people for an interval"
+            verdict = "no interval"
         elif ends[0] > 1:
             verdict = "the risks are too low"
         else:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import pandas
 
 
+MOST_LEVELS = 30
+
+
 @dataclass(frozen=True)
 class Predictions:
     """People for whom the outcome and every risk are known.
@@ -61,7 +64,7 @@ def read_predictions(
 
     Raises:
         DataError: A column is missing, a risk outside [0, 1], an outcome neither 0 nor 1, a time
-            negative, or nobody or only one outcome is left.
+            negative, a column has too many subgroups, or nobody or only one outcome is left.
     """
     frame = _read(file)
     named = [*risks, outcome, *([time] if time else []), *([person] if person else []), *groups]
@@ -96,12 +99,22 @@ def read_predictions(
             expected="people with and without the event",
             found=f"{int(follow_up.event.sum())} events in {len(follow_up)} complete rows",
         )
+    levels = {name: _texts(frame[name])[kept] for name in groups}
+    for name, texts in levels.items():
+        if len(set(texts.tolist())) > MOST_LEVELS:  # an identifier would be printed in the report
+            raise DataError(
+                file,
+                key=name,
+                expected=f"at most {MOST_LEVELS} subgroups",
+                found=f"{len(set(texts.tolist()))}",
+                hint="cut numbers into groups beforehand",
+            )
     who = np.arange(len(frame)).astype(str) if person is None else _texts(frame[person])
     return Predictions(
         follow_up=follow_up,
         risks={name: values[kept] for name, values in columns.items()},
         person=who[kept],
-        groups={name: _texts(frame[name])[kept] for name in groups},
+        groups=levels,
         rows=len(frame),
         left_out={why: int(which.sum()) for why, which in lacking.items() if which.any()},
     )

@@ -106,7 +106,13 @@ def _column(path: Path, name: str, given: Any) -> Column:
             path, key=f"fields.{name}.unit", expected=" or ".join(filter(None, units)) or "none",
             found="none" if unit is None else repr(unit),
         )  # fmt: skip
-    values = {str(text): _value(path, name, v) for text, v in (given.get("values") or {}).items()}
+    said = given.get("values") or {}
+    if any(isinstance(text, bool) for text in said):
+        raise DataError(
+            path, key=f"fields.{name}.values", expected="texts as the table has them",
+            found="a bare yes, no, true or false", hint='put it in quotes: "yes"',
+        )  # fmt: skip
+    values = {str(text): _value(path, name, value) for text, value in said.items()}
     constant = given.get("constant")
     if constant is not None:
         constant = _value(path, name, constant)
