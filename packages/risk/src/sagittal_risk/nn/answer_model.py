@@ -25,7 +25,7 @@ class LoRASettings:
     """
 
     rank: int = 16
-    alpha: float = 64.0
+    alpha: int = 64
     dropout: float = 0.01
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
 
