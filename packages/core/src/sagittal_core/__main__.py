@@ -70,7 +70,7 @@ def _version(distribution: str) -> str:
 
 
 def _info() -> int:
-    domains = ("sagittal-mri", "sagittal-genai")
+    domains = ("sagittal-mri", "sagittal-genai", "sagittal-cxr", "sagittal-risk")
     for name in ("sagittal-core", *domains, "sagittal-kernels", "torch", "lightning"):
         print(f"{name:17} {_version(name)}")
 
