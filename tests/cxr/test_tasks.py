@@ -195,6 +195,27 @@ def test_rare_findings_are_pooled_within_a_finding() -> None:
     assert found(alone, "head AUROC").estimate == found(alone, "AUROC", "finding 0").estimate
 
 
+def test_a_finding_of_few_patients_has_no_interval() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.zeros((3, 60))
+    truth[0, :4], truth[1, :5], truth[2, :] = 1, 1, 1
+    truth[2, :4] = 0
+    measures = label_measures(scored(truth.tolist(), rng.random((3, 60)).tolist()), resamples=99)
+    for name, given in (("finding 0", False), ("finding 1", True), ("finding 2", False)):
+        one = found(measures, "AUROC", name)
+        assert (one.low is not None) == given
+        assert one.draws is not None
+    assert found(measures, "macro AUROC").detail["findings with too few patients"] == 2
+    tail = found(measures, "tail AUROC")
+    assert tail.low is not None
+    # Four images of one patient are one patient.
+    few = scored(truth[:2].tolist(), rng.random((2, 60)).tolist())
+    few.patients = np.maximum(np.arange(60), 4)
+    again = label_measures(few, resamples=99)
+    assert found(again, "AUROC", "finding 1").detail["patients with it"] == 1
+    assert found(again, "tail AUROC").low is None
+
+
 def test_findings_without_both_values_are_named() -> None:
     truth = [[1, 0, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0]]
     measures = label_measures(scored(truth, [[1, 0, 1, 0, 1, 0], [0.0] * 6]), resamples=20)

@@ -56,14 +56,14 @@ def evaluate(
         print(f"{benchmark.name}: {len(benchmark.frame)} rows in its index", flush=True)
     cells: list[Cell] = []
     for name, source in models.items():
-        model = sources.load(name, source).eval().to(device)
-        identity = model_identity(model)  # type: ignore[arg-type]
+        model: Any = sources.load(name, source).eval().to(device)  # tasks ask for what they need
+        identity = model_identity(model)
         for benchmark in benchmarks:
             for task in tasks:
                 cell = run_cell(
                     out,
                     name,
-                    model,  # type: ignore[arg-type] - tasks ask for what they need
+                    model,
                     identity,
                     benchmark.for_model(name),
                     task,

@@ -80,7 +80,8 @@ def calibration_bins(
     """
     place = _bin(probabilities, bins)
     counts = np.bincount(place, minlength=bins).astype(np.int64)
-    return counts, np.bincount(place, truth - probabilities, bins)
+    gaps = np.bincount(place, (truth - probabilities).astype(np.float64), bins)
+    return counts, gaps.astype(np.float64)
 
 
 def resampled_calibration_error(

@@ -7,6 +7,7 @@ task had got to.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -116,6 +117,8 @@ def run_cell(
     try:
         measures = task.run(model, benchmark, folder, device=device, seed=seed)
     except NotApplicable as reason:
+        with contextlib.suppress(OSError):  # what the task has begun stays
+            folder.rmdir()
         return Cell(*known, [], record, paired, str(reason))
     seconds = time.monotonic() - start
     _write(folder, measures, asked, identity, seconds)

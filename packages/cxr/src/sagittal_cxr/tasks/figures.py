@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 COLORS = ("#2563a8", "#c2571a", "#2e8b57", "#7b4ba0", "#9a7d0a", "#5f6873")
@@ -58,7 +59,7 @@ def roc_multiples(items: Items, columns: int = 5) -> Figure:
         axes.set_title(label, fontsize=7)
         axes.set(xticks=[0, 1], yticks=[0, 1], aspect="equal")
         axes.tick_params(labelsize=6)
-    handles = [axes_line(place) for place in range(len(items))]
+    handles = [_line(place) for place in range(len(items))]
     figure.legend(
         handles,
         [model for model, _ in items],
@@ -70,10 +71,8 @@ def roc_multiples(items: Items, columns: int = 5) -> Figure:
     return figure
 
 
-def axes_line(place: int) -> object:
+def _line(place: int) -> Line2D:
     """A line in the colour of a model, for a legend."""
-    from matplotlib.lines import Line2D
-
     return Line2D([], [], color=COLORS[place % len(COLORS)])
 
 

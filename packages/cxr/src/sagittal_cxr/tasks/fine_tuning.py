@@ -171,7 +171,11 @@ class FineTuning(Task):
     batch_size: int = 32
     num_workers: int = 0
 
-    headline: ClassVar[tuple[str, ...]] = ("macro AUROC",)
+    headline: ClassVar[tuple[str, ...]] = (
+        "macro AUROC",
+        "head AUROC",
+        "tail AUROC",
+    )
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -191,6 +195,8 @@ class FineTuning(Task):
         seed: int,
     ) -> list[Measure]:
         """Measure; see :class:`~sagittal_cxr.tasks.task.Task`."""
+        if not hasattr(model, "vision"):
+            raise NotApplicable("the model's image encoder is not at hand")
         if benchmark.split == "train":
             raise NotApplicable("the benchmark is the training split")
         labels, _ = judged(benchmark, benchmark.rows(), self.findings)

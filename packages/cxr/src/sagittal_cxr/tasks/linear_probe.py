@@ -91,7 +91,11 @@ class LinearProbe(Task):
     batch_size: int = 32
     num_workers: int = 0
 
-    headline: ClassVar[tuple[str, ...]] = ("macro AUROC",)
+    headline: ClassVar[tuple[str, ...]] = (
+        "macro AUROC",
+        "head AUROC",
+        "tail AUROC",
+    )
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -9,18 +9,22 @@ right order::
 
 Scores of different findings are never compared, as their scales differ; a finding weighs as many
 pairs as it has. With one finding in the tail this is its AUROC.
+
+Resamples of a single positive patient do not vary in what is positive, so their interval would be
+far too narrow. A finding gets none unless five patients have it and five do not, nor does the tail
+with fewer than five patients with any of its findings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sagittal_core.resampling import Resamples
+from sagittal_core.resampling import LEAST_SUBJECTS, Resamples
 from sagittal_cxr.metrics import binary
 from sagittal_cxr.tasks.task import Measure, measured
 
@@ -64,6 +68,8 @@ class _Finding:
     auroc: float
     right_draws: NDArray[np.float64]
     pair_draws: NDArray[np.float64]
+    patients: set[int]  # with the finding
+    few: bool  # too few patients with or without it for an interval
 
 
 def label_measures(
@@ -138,6 +144,7 @@ def _findings(scored: Scored, sampled: Resamples) -> tuple[list[_Finding], dict[
         if not positives or not negatives:
             left[name] = f"{positives} positive and {negatives} negative images"
             continue
+        have, lack = (set(sampled.unit[truth == value].tolist()) for value in (1, 0))
         findings.append(
             _Finding(
                 name,
@@ -146,6 +153,8 @@ def _findings(scored: Scored, sampled: Resamples) -> tuple[list[_Finding], dict[
                 positives,
                 binary.auroc(truth[known], scores[known]),
                 *sampled.concordance(truth, scores, known),
+                patients=have,
+                few=min(len(have), len(lack)) < LEAST_SUBJECTS,
             )
         )
     return findings, left
@@ -162,6 +171,7 @@ def _of_finding(
         "positives": one.positives,
         "negatives": len(seen) - one.positives,
         "prevalence": one.positives / len(seen),
+        "patients with it": len(one.patients),
     }
 
     def wanted(name: str) -> bool:
@@ -188,7 +198,7 @@ def _of_finding(
             found.append(measured("ECE", value, draws, n, one.name, **of))
     if scored.thresholds is not None and one.name in scored.thresholds and only is None:
         found += _at_threshold(scored, one, sampled, n, detail)
-    return found
+    return [_without_interval(m) for m in found] if one.few else found
 
 
 def _at_threshold(
@@ -220,10 +230,13 @@ def _of_all(
 ) -> list[Measure]:
     detail = scored.detail
     if not findings:
-        return [measured("macro AUROC", float("nan"), None, sampled.units, **{"left out": left})]
+        names: dict[str, Any] = {"left out": left}
+        return [measured("macro AUROC", float("nan"), None, sampled.units, **names)]
     found = []
     if any(one.name == "AUROC" for one in measures):
-        names: dict[str, Any] = {"findings": len(findings), "left out": left}
+        few = sum(one.few for one in findings)
+        names = {"findings": len(findings), "left out": left}
+        names["findings with too few patients"] = few
         found.append(macro(measures, "AUROC", "macro AUROC", sampled.units, **detail, **names))
         head = {one.name for one in findings if one.positives >= tail}
         rare = [one for one in findings if one.name not in head]
@@ -247,8 +260,18 @@ def _pooled(scored: Scored, rare: Sequence[_Finding], sampled: Resamples, tail: 
         right, pairs = right + one.auroc * count, pairs + count
     draws = _ratio(sum(one.right_draws for one in rare), sum(one.pair_draws for one in rare))
     positives = sum(one.positives for one in rare)
-    names = {"findings": len(rare), "positives": positives, "fewer positives than": tail}
-    return measured("tail AUROC", right / pairs, draws, sampled.units, **scored.detail, **names)
+    names: dict[str, Any] = {
+        "findings": len(rare),
+        "positives": positives,
+        "fewer positives than": tail,
+    }
+    found = measured("tail AUROC", right / pairs, draws, sampled.units, **scored.detail, **names)
+    patients = set().union(*(one.patients for one in rare))
+    return _without_interval(found) if len(patients) < LEAST_SUBJECTS else found
+
+
+def _without_interval(one: Measure) -> Measure:
+    return replace(one, low=None, high=None)
 
 
 def _ratio(above: Any, below: Any) -> NDArray[np.float64]:

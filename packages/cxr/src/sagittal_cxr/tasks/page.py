@@ -126,6 +126,7 @@ def _notes(cells: Sequence[Cell]) -> list[str]:
             f"{benchmark} has {patients} patients, fewer than {LEAST_SUBJECTS}: there are no"
             " intervals."
         )
+    notes += _uncertain(cells)
     lacking = [cell for cell in cells if cell.reason]
     if lacking:
         notes.append(
@@ -133,6 +134,21 @@ def _notes(cells: Sequence[Cell]) -> list[str]:
             " apply; they are listed under: left out."
         )
     return notes
+
+
+def _uncertain(cells: Sequence[Cell]) -> list[str]:
+    """Means over findings that hardly any patient has."""
+    key, found = "findings with too few patients", {}
+    for cell in cells:
+        one = summary.find(cell.measures, "macro AUROC")
+        if one is not None and one.detail.get(key):
+            found[cell.benchmark, cell.task] = one.detail[key], one.detail["findings"]
+    return [
+        f"{benchmark}, {task}: {few} of {count} findings have fewer than {LEAST_SUBJECTS} patients"
+        " with or without them. The macro AUROC counts them as much as any other and its interval"
+        " is too narrow; head and tail AUROC say more."
+        for (benchmark, task), (few, count) in found.items()
+    ]
 
 
 def _write_results(

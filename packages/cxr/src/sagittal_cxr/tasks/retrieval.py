@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas
@@ -87,7 +87,7 @@ class Retrieval(Task):
         }
         write_frame(folder, pandas.DataFrame(items))
         sampled = Resamples(rows["patient"].to_numpy(), self.resamples, seed)
-        counts = {"images": len(rows), "distinct texts": len(texts)}
+        counts: dict[str, Any] = {"images": len(rows), "distinct texts": len(texts)}
         once = np.ones(len(rows))
         share = 1 / np.bincount(own)[own]
         return [
@@ -124,7 +124,7 @@ class Retrieval(Task):
         weights: NDArray[np.float64],
         chance: Callable[[int], float],
         sampled: Resamples,
-        counts: dict[str, int],
+        counts: dict[str, Any],
     ) -> list[Measure]:
         """Recalls and ranks of one direction; (N,) ranks and weights of the queries."""
         found = []

@@ -77,10 +77,11 @@ def difference_table(cells: Sequence[Cell], reference: str) -> Table:
 
 
 def difference(one: Measure, two: Measure) -> tuple[float, NDArray[np.float64]]:
-    """Of two figures, and of their resamples; the latter is empty where either has none."""
-    paired = one.draws is not None and two.draws is not None and len(one.draws) == len(two.draws)
-    draws = one.draws - two.draws if paired else np.empty(0)  # type: ignore[operator]
-    return one.estimate - two.estimate, draws
+    """Of two figures, and of their resamples; the latter is empty where either has no interval."""
+    value, draws = one.estimate - two.estimate, np.empty(0)
+    if one.low is None or two.low is None or one.draws is None or two.draws is None:
+        return value, draws
+    return value, one.draws - two.draws if len(one.draws) == len(two.draws) else draws
 
 
 def verdict(ends: tuple[float, float] | None) -> str:

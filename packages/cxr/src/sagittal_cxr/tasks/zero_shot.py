@@ -58,7 +58,11 @@ class ZeroShot(Task):
     num_workers: int = 0
     wording: dict[str, Any] = field(init=False)
 
-    headline: ClassVar[tuple[str, ...]] = ("macro AUROC",)
+    headline: ClassVar[tuple[str, ...]] = (
+        "macro AUROC",
+        "head AUROC",
+        "tail AUROC",
+    )
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -177,11 +181,8 @@ def judged(
     labels = list(findings) if findings is not None else benchmark.labels()
     truth = benchmark.truth(rows, labels)
     if findings is None:
-        seen = np.isfinite(truth).any(0)
-        labels, truth = (
-            [name for name, one in zip(labels, seen, strict=True) if one],
-            truth[:, seen],
-        )
+        seen = np.flatnonzero(np.isfinite(truth).any(axis=0))
+        labels, truth = [labels[column] for column in seen], truth[:, seen]
     both = (truth == 1).any(0) & (truth == 0).any(0)
     if not both.any():
         raise NotApplicable("no finding has both positive and negative images in the benchmark")
