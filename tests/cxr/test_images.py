@@ -32,6 +32,14 @@ def real(name: str) -> Path:
     return Path(_STORE.origin).parent / "data" / f"{name}.dcm"
 
 
+def shipped(name: str) -> Path:
+    """A file of pydicom or of pydicom-data, nothing fetched."""
+    import pydicom.data
+
+    file = Path(pydicom.data.__file__).parent / "test_files" / f"{name}.dcm"
+    return file if file.is_file() else real(name)
+
+
 def chest(height: int = 120, width: int = 100) -> np.ndarray:
     """A crude frontal chest: air, a body, two lungs darker than what is between them; 0..4095."""
     rows, columns = np.mgrid[:height, :width] / np.array([height, width])[:, None, None]
@@ -106,6 +114,27 @@ def test_what_pydicom_can_write_is_read_alike(name: str, tmp_path: Path) -> None
         packed.compress(getattr(uid, name))
     file = save(packed, tmp_path / "packed.dcm")
     np.testing.assert_array_equal(load_grey(file), load_grey(plain))
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        *(("MR_small", f"MR_small_{kind}") for kind in ("RLE", "implicit", "bigendian", "expb")),
+        *(("MR_small", f"MR_small_{kind}") for kind in ("jp2klossless", "jpeg_ls_lossless")),
+        pytest.param("JPEG2000_UNC", "JPEG2000", marks=needs_pydicom_data),
+    ],
+)
+def test_files_that_pydicom_ships_in_many_syntaxes_agree(name: str, other: str) -> None:
+    np.testing.assert_array_equal(load_grey(shipped(name)), load_grey(shipped(other)))
+
+
+@needs_pydicom_data
+def test_jpeg_of_twelve_bits_shows_what_the_lossless_one_shows() -> None:
+    """One bone scan as JPEG lossless (process 14) and, 12 bits, as lossy JPEG extended."""
+    pytest.importorskip("libjpeg")
+    lossless, lossy = load_grey(shipped("JPEG-LL")), load_grey(shipped("JPGExtended"))
+    assert lossless.shape == lossy.shape == (1024, 256)
+    assert np.corrcoef(lossless.ravel(), lossy.ravel())[0, 1] > 0.98
 
 
 def test_big_endian_is_read_alike(tmp_path: Path) -> None:

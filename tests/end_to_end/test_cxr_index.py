@@ -142,8 +142,10 @@ def test_the_sample_by_roots_on_the_command_line(tmp_path: Path) -> None:
     assert (out / "report.html").read_text().count("<img") == 2
     with pytest.raises(DataError, match="dataset"):
         made.root("none")
-    with pytest.raises(IndexError):
-        made.image_path(len(made))
+    assert made.image_path(np.int64(six)) == tmp_path / "nih/images/6.jpg"
+    for row in (len(made), -1):
+        with pytest.raises(IndexError):
+            made.image_path(row)
 
 
 def test_again_repaired_and_other_settings(
@@ -386,3 +388,30 @@ def test_help_is_light_and_names_every_option() -> None:
     assert done.returncode == 0, done.stderr
     for option in ("datasets", "--out", "--sections", "--split", "--check", "--roots", "--workers"):
         assert option in done.stdout
+
+
+@pytest.mark.study
+def test_a_hundred_thousand_rows_take_less_than_half_a_minute(tmp_path: Path) -> None:
+    n = 100_000
+    frame = pandas.DataFrame(
+        {
+            "image": [f"{k}.png" for k in range(n)],
+            "patient": [k // 3 for k in range(n)],
+            "findings": [
+                f"The heart is large. Opacity {k} of the left lower lobe." for k in range(n)
+            ],
+            "impression": [f"Pneumonia {k % 777}." for k in range(n)],
+            "found": ["No Finding", "Mass|Edema"] * (n // 2),
+        }
+    )
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    options = {"table": "t.csv", "findings": "findings", "impression": "impression"}
+    options |= {"labels": "found", "names": ["Mass", "Edema", "Effusion"]}
+    dataset = {"name": "rows", "reader": "table", "root": str(tmp_path), "options": options}
+    for text in ("report", "template"):
+        out = tmp_path / text
+        settings = {"datasets": [dataset | {"text": text}], "check": "none", "out": str(out)}
+        start = time.process_time()  # other work on the machine does not count
+        assert index(settings, tmp_path) == 0
+        assert time.process_time() - start < 30
+        assert len(RadiographIndex(out)) == n

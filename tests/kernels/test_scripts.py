@@ -30,6 +30,21 @@ def test_benchmarks_run_and_write_results(name, tmp_path):
     assert all(row["ms"] == "not installed" or float(row["ms"]) >= 0 for row in peers)
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_the_input_path_says_what_peers_cannot(tmp_path):
+    script = ROOT / "benchmarks" / "bench_cxr_input.py"
+    results = tmp_path / "bench_cxr_input.json"
+    command = [sys.executable, str(script), "--quick", "--workers", "0", "--results", str(results)]
+    subprocess.run(command, check=True, capture_output=True)
+    found = read_results(results)["tables"]
+    rates = {(row[0], row[2]): row[3] for row in found["images"]["rows"]}
+    assert all(float(rate) > 0 for (_, reader), rate in rates.items() if reader == "sagittal")
+    assert "reads it wrongly" in rates["PNG, 16 bits", "PIL loop"]
+    assert "cannot read it" in rates["DICOM", "PIL loop"]
+    assert float(rates["PNG 1024 x 1024", "PIL loop"]) > 0
+    assert found["index"]["rows"][0][0] == "500"
+
+
 def test_goals_are_read_from_the_timings(tmp_path):
     written = tmp_path / "goals.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "kernel_goals.py"), "--results", written]

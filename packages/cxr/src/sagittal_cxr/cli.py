@@ -10,6 +10,8 @@ from sagittal_core.cli import main as run_cli
 def run(args: list[str] | None = None) -> int:
     """Run one verb and return its exit status (0 ok, 2 bad input or config, 3 run finished)."""
     verbs: dict[str, str] = {
+        "index": "sagittal_cxr.indexing:index",
+        "label": "sagittal_cxr.label:label",
         "export": "sagittal_cxr.export:export",
         "index": "sagittal_cxr.indexing:index",
         "label": "sagittal_cxr.label:label",

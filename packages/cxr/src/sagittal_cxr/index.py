@@ -23,6 +23,7 @@ from sagittal_core.errors import DataError
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow
 
 DESCRIPTION = "index.json"
 VERSION = 1
@@ -49,7 +50,7 @@ class RadiographIndex:
         self.description = _described(self.folder)
         self.identity: str = self.description["identity"]
         self._roots = {d["name"]: Path(d["root"]) for d in self.description["datasets"]}
-        self._places: pandas.DataFrame | None = None
+        self._places: list[Any] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -73,6 +74,18 @@ class RadiographIndex:
             DataError: if a file or a column is missing.
         """
         import pyarrow
+
+        table = self._table(columns)
+        frame = table.to_pandas()
+        for name, kind in zip(table.column_names, table.schema.types, strict=True):
+            if pyarrow.types.is_list(kind):
+                frame[name] = [list(values) for values in frame[name]]
+            elif pyarrow.types.is_string(kind):  # None, not NaN, where there is nothing
+                frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+        return frame
+
+    def _table(self, columns: Sequence[str] | None) -> pyarrow.Table:
+        import pyarrow
         import pyarrow.parquet
 
         count = int(self.description["counts"]["files"])
@@ -95,14 +108,7 @@ class RadiographIndex:
                 )
         wanted = None if columns is None else list(columns)
         tables = [pyarrow.parquet.read_table(file, columns=wanted) for file in files]
-        table = pyarrow.concat_tables(tables)
-        frame = table.to_pandas()
-        for name, kind in zip(table.column_names, table.schema.types, strict=True):
-            if pyarrow.types.is_list(kind):
-                frame[name] = [list(values) for values in frame[name]]
-            elif pyarrow.types.is_string(kind):  # None, not NaN, where there is nothing
-                frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
-        return frame
+        return pyarrow.concat_tables(tables)
 
     def image_path(self, row: int) -> Path:
         """Where the picture of a row lies.
@@ -112,9 +118,10 @@ class RadiographIndex:
         """
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of an index of {len(self)}")
-        if self._places is None:
-            self._places = self.frame(["dataset", "image"])
-        dataset, image = self._places.iloc[row]
+        if self._places is None:  # Arrow's own arrays: loader processes share their memory
+            table = self._table(["dataset", "image"])
+            self._places = [column.combine_chunks() for column in table.columns]
+        dataset, image = (column[row].as_py() for column in self._places)
         return self._roots[dataset] / image
 
     def root(self, dataset: str) -> Path:

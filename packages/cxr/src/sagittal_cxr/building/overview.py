@@ -65,13 +65,13 @@ def _sentences(counts: Mapping[str, Any], notes: Sequence[Refusal]) -> list[str]
     out = []
     for kind, number in Counter(note.why for note in notes).most_common():
         out.append(
-            f"{number:,} pictures: {kind} (notes.csv lists them). Nothing was changed: it is a rule"
-            " of thumb; look at them."
+            f"Pictures that a rule of thumb notes as '{kind}': {number:,} (notes.csv lists them)."
+            " Nothing was changed; look at them."
         )
     if counts["duplicates"]:
         out.append(
-            f"{counts['duplicates']:,} rows are the same as an earlier one;"
-            f" {counts['duplicates_across_splits']:,} of these are in another split than it."
+            f"Rows that are the same as an earlier one: {counts['duplicates']:,}, of which"
+            f" {counts['duplicates_across_splits']:,} in another split than it."
         )
     return out
 
@@ -119,6 +119,7 @@ def _prevalence(counts: Mapping[str, Any]) -> Figure:
     axis = figure.subplots()
     axis.bar(range(len(values)), [max(v, 0.5) for v in values], color="#35618f", width=0.8)
     axis.set_yscale("log")
+    axis.set_ylim(bottom=0.5)
     axis.set_ylabel("rows")
     axis.set_xlabel("" if few else f"{len(names)} findings by rank")
     if few:

@@ -18,7 +18,7 @@ from sagittal_cxr.reports.templates import pseudo_report
 if TYPE_CHECKING:
     import pyarrow
 
-_CHUNK = 20_000  # rows that are Python objects at a time
+_CHUNK = 5_000  # rows that are Python objects at a time
 
 
 def schema() -> pyarrow.Schema:

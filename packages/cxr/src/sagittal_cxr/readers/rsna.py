@@ -66,7 +66,8 @@ class RSNA:
                     found=f"{target!r} with {sum(map(bool, numbers))} of 4 numbers",
                 )
             if target == "1":
-                found.append(Box(_FINDING, *(float(number) for number in numbers)))
+                x, y, width, height = (float(number) for number in numbers)
+                found.append(Box(_FINDING, x, y, width, height))
         normal, patients, headers = _normal(root), self._patients(root), _headers(root)
         for name, drawn in boxes.items():
             sex, age, view = headers.get(name, ("", "", ""))

@@ -50,9 +50,9 @@ class VinDr:
         places = ("annotations/", "")
         train = [f"{p}image_labels_train.csv" for p in places]
         if find_table(root, *train, needed=False) is None:
-            file = need_table(root, *train, "*train.csv")
-            votes, names = _votes_of_boxes(file)
-            yield from self._records("train", file, votes, names, _boxes(file))
+            kaggle = need_table(root, *train, "*train.csv")
+            votes, names = _votes_of_boxes(kaggle)
+            yield from self._records("train", kaggle, votes, names, _boxes(kaggle))
             return
         for split in ("train", "test"):
             labels = [f"{p}image_labels_{split}.csv" for p in places]
