@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from ddp_pairs import KEPT, OBJECTIVES, Step, batch, result
 from tiny_models import text_checkpoint, vision_checkpoint
 
 from sagittal_core.errors import ConfigError
+from sagittal_cxr.batch import PairBatch
 from sagittal_cxr.gradient_cache import in_chunks
+from sagittal_cxr.in_batch import PairRows
 from sagittal_cxr.objectives import InfoNCE, SigLIP
 
 
@@ -146,3 +149,31 @@ def test_pairs_left_out_do_not_count(folder: Path) -> None:
     alone = result(step, step, kept, [True] * 6)
     torch.testing.assert_close(some, alone, rtol=1e-9, atol=1e-12)
     assert batch(step, kept).rows.tolist() == kept
+
+
+def test_retrieval_in_blocks_counts_the_very_same_text_and_not_the_batches() -> None:
+    network = SimpleNamespace(dim=4, logit_scale=torch.zeros(()), logit_bias=None)
+    # Pair 0 and 1 have one text and each other's image; 2 is right; 3 finds the text of 2.
+    images = torch.eye(4)[[1, 0, 2, 2]]
+    texts = torch.eye(4)
+    ids = torch.tensor([[7, 8, 0], [7, 8, 0], [7, 9, 9], [7, 6, 0]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 0], [1, 1, 1], [1, 1, 0]])
+    found = []
+    for parts in ([[3, 1], [2, 0]], [[0, 1, 2, 3]]):
+        rows = PairRows()
+        for part in parts:
+            pairs = PairBatch(torch.zeros(len(part)), ids[part], mask[part], torch.tensor(part))
+            rows.add(pairs, images[part], texts[part])
+        found.append(rows.compute(network, InfoNCE(), block=4))  # type: ignore[arg-type]
+    assert found[0] == found[1]
+    assert float(found[0]["r1_image_to_text"]) == 0.75
+    # Text 3 is like no image; the first of equals is none of its own.
+    assert float(found[0]["r1_text_to_image"]) == 0.75
+    loss = InfoNCE()(images, texts, torch.zeros(()), None)
+    torch.testing.assert_close(found[0]["loss"], loss)
+    halves = PairRows()
+    halves.add(PairBatch(torch.zeros(4), ids, mask, torch.arange(4)), images, texts)
+    split = halves.compute(network, InfoNCE(), block=3)  # type: ignore[arg-type]
+    wanted = [InfoNCE()(images[i : i + 2], texts[i : i + 2], torch.zeros(()), None) for i in (0, 2)]
+    torch.testing.assert_close(split["loss"], sum(wanted) / 2)
+    assert PairRows().compute(network, InfoNCE(), block=4) == {}  # type: ignore[arg-type]

@@ -223,13 +223,16 @@ def undisturbed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-# Killed before the optimiser's step 2, in the curation epoch, after the ledger has its decision;
-# at the end of that epoch, after its last save; and in the next epoch, whose rows are others.
-@pytest.mark.parametrize("kill_at", [2, 3, 4])
+# Killed before the optimiser's step 2, in the curation epoch, after the ledger has its decision; at
+# the end of that epoch, after the save of its last step or after that of its validation; and in the
+# next epoch, whose rows are others.
+@pytest.mark.parametrize(("kill_at", "validate_every"), [(2, 3), (3, 3), (3, 1), (4, 3)])
 def test_killed_and_resumed_keeps_the_same_pairs_and_losses(
-    kill_at: int, undisturbed: Path, made: Path, tmp_path: Path
+    kill_at: int, validate_every: int, undisturbed: Path, made: Path, tmp_path: Path
 ) -> None:
-    file = write(resumable(made, tmp_path), tmp_path)
+    config = resumable(made, tmp_path)
+    config["trainer"]["check_val_every_n_epoch"] = validate_every
+    file = write(config, tmp_path)
     assert command(file, tmp_path, kill_at).returncode == -signal.SIGKILL
     done = command(file, tmp_path, kill_at)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -97,10 +97,9 @@ def read_exported(folder: Path) -> ImageTextModel:
         # The twin is the architecture with any weights; its own follow.
         norm = described["vision"]["batch_norm"]
         vision = ImageEncoder(spec, batch_norm=norm, twin_seed=0)
-        values = described["preprocessing"].items()
-        vision.preprocessing = Preprocessing(
-            **{key: tuple(v) if isinstance(v, list) else v for key, v in values}
-        )
+        given = described["preprocessing"].items()
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given}
+        vision.preprocessing = Preprocessing(**values)
         text = TextEncoder(str(folder / "text"), **described["text"], twin_seed=0)
         bias = 0.0 if described["bias"] else None
         network = ImageTextModel(vision, text, described["dim"], logit_bias=bias)

@@ -29,7 +29,7 @@ class ImageEncoder(nn.Module):
             trained), so an image's row does not depend on the batch, the chunk or the number of
             processes; "train" takes them from each process' batch. Networks without batch
             normalisation do not care.
-        crop: Resize the shorter edge to the network's size and crop the centre, as published; False:
+        crop: Resize the shorter edge to the size and crop the centre, as published; False:
             as core's encoder does, which with ``image_size`` shows the whole image.
         mean: Of each channel of scaled values, in place of the checkpoint's.
         std: As mean.
