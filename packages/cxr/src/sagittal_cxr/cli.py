@@ -13,8 +13,6 @@ def run(args: list[str] | None = None) -> int:
         "index": "sagittal_cxr.indexing:index",
         "label": "sagittal_cxr.label:label",
         "export": "sagittal_cxr.export:export",
-        "index": "sagittal_cxr.indexing:index",
-        "label": "sagittal_cxr.label:label",
         "evaluate": "sagittal_cxr.evaluate:evaluate",
         "benchmarks": "sagittal_cxr.benchmarks:benchmarks",
         "score-reports": "sagittal_cxr.score_reports:score_reports",
