@@ -11,6 +11,8 @@ def run(args: list[str] | None = None) -> int:
     """Run one verb and return its exit status (0 ok, 2 bad input or config, 3 run finished)."""
     verbs: dict[str, str] = {
         "label": "sagittal_cxr.label:label",
+        "index": "sagittal_cxr.indexing:index",
+        "export": "sagittal_cxr.export:export",
         "evaluate": "sagittal_cxr.evaluate:evaluate",
         "benchmarks": "sagittal_cxr.benchmarks:benchmarks",
         "export": "sagittal_cxr.export:export",

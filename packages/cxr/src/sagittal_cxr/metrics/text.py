@@ -81,10 +81,10 @@ def bleu(statistics: NDArray[np.float64], order: int = ORDERS) -> NDArray[np.flo
     """
     matched, total = statistics[..., :order], statistics[..., ORDERS : ORDERS + order]
     given, wanted = statistics[..., -2], statistics[..., -1]
-    there = (matched > 0).all(-1)
-    ratio = np.where(there[..., None], matched, 1) / np.maximum(total, 1)
+    there = np.all(matched > 0, axis=-1, keepdims=True)
+    ratio = np.where(there, matched, 1) / np.maximum(total, 1)
     penalty = np.exp(np.minimum(0, 1 - wanted / np.maximum(given, 1)))
-    return np.where(there, penalty * np.exp(np.log(ratio).mean(-1)), 0.0)
+    return np.where(there[..., 0], penalty * np.exp(np.log(ratio).mean(-1)), 0.0)
 
 
 def common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:

@@ -114,7 +114,7 @@ def fit(
                 "training", key="loss", expected="a finite number", found=f"{value} at step {step}"
             )
         optimiser.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         torch.nn.utils.clip_grad_norm_(
             [p for g in optimiser.param_groups for p in g["params"]], plan.clip
         )
