@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--peers", help="folder that torchxrayvision is installed in")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--files", type=int, default=32, help="of each format")
+    parser.add_argument("--files", type=int, default=16, help="of each format")
     parser.add_argument("--rows", type=int, default=100_000, help="of the index")
     parser.add_argument("--results", type=Path, help="also write the tables to this result file")
     args = parser.parse_args()

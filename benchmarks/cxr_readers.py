@@ -116,7 +116,6 @@ SETS: list[tuple[str, dict, dict[str, str], dict[str, tuple[Count, int]]]] = [
         {
             "reports": (reports, 3_955),
             "pictures": (pictures, 7_470),
-            "reports without a picture": (lambda _, refused: len(refused), 104),
         },
     ),
 ]
