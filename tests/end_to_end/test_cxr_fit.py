@@ -153,7 +153,8 @@ def test_selectors_compare_with_an_exported_reference(
     assert run(["fit", "-c", write(config, tmp_path)]) == 2
     assert "set model.reference" in capsys.readouterr().err
     network = settings["network"]["init_args"]
-    vision = ImageEncoder(VisionSpec(**network["vision"]["init_args"]["encoder"]))
+    options = dict(network["vision"]["init_args"])
+    vision = ImageEncoder(VisionSpec(**options.pop("encoder")), **options)
     model = ImageTextModel(vision, TextEncoder(str(made / "text")), dim=8, seed=5)
     save_image_text(model, tmp_path / "reference")
     settings["reference"] = str(tmp_path / "reference")
