@@ -17,6 +17,7 @@ from sagittal_core.errors import ConfigError, DataError
 if TYPE_CHECKING:
     import pandas
 
+    from sagittal_core.results import Table
     from sagittal_cxr.metrics.summed import Estimate, Score
 
 
@@ -244,11 +245,11 @@ def _write_page(
         texts.append(f"Fewer than {LEAST_SUBJECTS} patients: there are no intervals.")
     if matched.counts["distinct candidates"] == 1 < len(matched.table):
         texts.append("Warning: all candidates are the same text.")
-    measures = (
+    measures: Table = (
         ["measure", "value", "what it is"],
         [[s.name, str(e), s.note] for s, e in zip(scores, estimates, strict=True)],
     )
-    findings = (
+    findings: Table = (
         ["finding", "F1", "in references", "in candidates"],
         [
             [

@@ -21,7 +21,7 @@ CHEXPERT_FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleur
 class LabelsReports(Protocol):
     """What reads findings in reports."""
 
-    def label_many(self, texts: list[str]) -> NDArray[np.float64]:
+    def label_many(self, texts: Sequence[str]) -> NDArray[np.floating]:
         """(N, L): 1 present, 0 absent, -1 uncertain, NaN not mentioned."""
         ...
 

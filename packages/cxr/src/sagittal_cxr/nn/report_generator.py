@@ -50,16 +50,16 @@ class ReportGenerator(nn.Module):
             raise ConfigError(f"report generator: trained {trained!r}; projector, lora or full")
         words = language.get_input_embeddings().weight
         width = words.shape[1]
+        # Prefix vectors begin with the size of the vectors of words, which the model is used to.
+        last = nn.LayerNorm(width)
+        nn.init.constant_(last.weight, float(words.detach().float().pow(2).mean().sqrt()))
         self.projector = nn.Sequential(
             nn.LayerNorm(image_dim),
             nn.Linear(image_dim, width),
             nn.GELU(),
             nn.Linear(width, width),
-            nn.LayerNorm(width),
+            last,
         )
-        # Prefix vectors begin with the size of the vectors of words, which the model is used to.
-        with torch.no_grad():
-            self.projector[-1].weight.fill_(float(words.detach().float().pow(2).mean().sqrt()))
         language.requires_grad_(trained == "full")
         self.language: Any = _with_lora(language, rank) if trained == "lora" else language
 

@@ -148,8 +148,9 @@ def _image(
     image = load_grey(benchmark.image_path(number))
     fitted = torch.from_numpy(model.preprocessing.fit(image))[None].to(texts.device)
     maps = similarity_maps(model, model.preprocessing.normalise(fitted), texts)[0].cpu().numpy()
-    middle = np.zeros(maps.shape[1:], np.float32)
-    middle[middle.shape[0] // 2, middle.shape[1] // 2] = 1
+    height, width = model.preprocessing.size
+    middle = np.zeros((height, width), np.float32)
+    middle[height // 2, width // 2] = 1
     found: list[dict[str, Any] | None] = []
     for finding in sorted({box["finding"] for box in boxes}):
         places = [
