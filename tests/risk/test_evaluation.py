@@ -311,6 +311,19 @@ def test_subgroups_find_the_one_that_differs_and_list_the_small_one() -> None:
     assert sum(one.people for one in found.values()) == n
 
 
+def test_two_levels_are_one_comparison() -> None:
+    event, risk, _ = sample(6, 400, tie=False)
+    sex = np.where(np.arange(400) % 2, "m", "f")
+    person = np.arange(400).astype(str)
+    one, other = subgroups(FollowUp.of(event), risk, {"sex": sex}, person, resamples=40)
+    assert one.p == pytest.approx(other.p)
+    assert one.differences["oe"].value == pytest.approx(-other.differences["oe"].value)
+    assert one.holm == other.holm
+    # Three comparisons, not six.
+    assert max(one.holm.values()) <= 3 * max(one.p.values()) + 1e-12
+    assert min(one.holm.values()) == pytest.approx(min(1, 3 * min(one.p.values())))
+
+
 def test_hidden_fields_are_nested_and_counted() -> None:
     columns = {name: np.arange(50.0) for name in ("age", "a", "b", "c", "d")}
     half, most = (hide(columns, share, ("age",)) for share in (0.5, 0.75))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import erfc, sqrt
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from sagittal_core.resampling import Resamples
 from sagittal_risk.evaluation.followup import FollowUp
-from sagittal_risk.evaluation.measures import Estimate, Measured
+from sagittal_risk.evaluation.measures import Estimate, Measured, difference
 
 MEASURED = ("auroc", "oe", "slope")
 LEAST_EVENTS = 10
@@ -30,7 +31,8 @@ class Subgroup:
         estimates: Of :data:`MEASURED`; empty with too few events.
         differences: The subgroup less everyone else, by measure.
         p: Two-sided, of the difference by its bootstrap standard error (normal), by measure.
-        holm: The same, adjusted by Holm over all subgroups and measures.
+        holm: The same, adjusted by Holm over all subgroups and measures; in a column of two levels
+            the second makes the same comparison as the first, which counts once.
         bh: Adjusted by Benjamini and Hochberg.
     """
 
@@ -64,13 +66,20 @@ def subgroups(
         resamples: Bootstrap resamples.
         seed: Of them.
     """
-    found = []
-    for name, levels in columns.items():
-        for level in sorted(set(levels.tolist())):
-            inside = levels == level
-            found.append(
-                _one(follow_up, risk, person, inside, name, level or "(missing)", resamples, seed)
-            )
+    found: list[Subgroup] = []
+    for name, values in columns.items():
+        levels = sorted(set(values.tolist()))
+        parts = []
+        for place, level in enumerate(levels):
+            inside = values == level
+            estimates = _estimates(follow_up, risk, person, inside, resamples, seed + place)
+            parts.append((level, inside, estimates))
+        for place, (level, inside, estimates) in enumerate(parts):
+            if len(parts) == 2:  # the rest is the other one: the same comparison from both sides
+                rest = parts[1 - place][2]
+            else:
+                rest = _estimates(follow_up, risk, person, ~inside, resamples, seed + len(levels))
+            found.append(_one(name, level, inside, follow_up, estimates, rest))
     return _adjusted(found)
 
 
@@ -94,29 +103,23 @@ def benjamini_hochberg(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _one(
-    follow_up: FollowUp,
-    risk: NDArray[np.float64],
-    person: NDArray[np.str_],
-    inside: NDArray[np.bool_],
     name: str,
     level: str,
-    resamples: int,
-    seed: int,
+    inside: NDArray[np.bool_],
+    follow_up: FollowUp,
+    estimates: dict[str, Estimate],
+    rest: dict[str, Estimate],
 ) -> Subgroup:
-    events = int(follow_up.event[inside].sum())
-    people = int(inside.sum())
-    estimates, differences, p = {}, {}, {}
-    if _enough(follow_up, inside):
-        estimates = _estimates(follow_up, risk, person, inside, resamples, seed)
-        if _enough(follow_up, ~inside):
-            rest = _estimates(follow_up, risk, person, ~inside, resamples, seed + 1)
-            for measure, one in estimates.items():
-                gap = Estimate(one.value - rest[measure].value, one.draws - rest[measure].draws)
-                differences[measure] = gap
-                spread = float(np.nanstd(gap.draws)) if len(gap.draws) else 0.0
-                if spread > 0 and np.isfinite(gap.value):
-                    p[measure] = erfc(abs(gap.value) / spread / sqrt(2))
-    return Subgroup(name, level, people, events, estimates, differences, p, {}, {})
+    differences, p = {}, {}
+    for measure in estimates if rest else ():
+        gap = difference(estimates[measure], rest[measure])
+        differences[measure] = gap
+        spread = float(np.nanstd(gap.draws)) if len(gap.draws) else 0.0
+        if spread > 0 and np.isfinite(gap.value):
+            p[measure] = erfc(abs(gap.value) / spread / sqrt(2))
+    events, people = int(follow_up.event[inside].sum()), int(inside.sum())
+    shown = level or "(missing)"
+    return Subgroup(name, shown, people, events, estimates, differences, p, {}, {})
 
 
 def _enough(follow_up: FollowUp, inside: NDArray[np.bool_]) -> bool:
@@ -132,22 +135,31 @@ def _estimates(
     resamples: int,
     seed: int,
 ) -> dict[str, Estimate]:
+    if not _enough(follow_up, rows):
+        return {}
     drawn = Resamples(person[rows], resamples, seed)
     every = Measured(follow_up.take(rows), risk[rows]).estimate(drawn)
     return {name: every[name] for name in MEASURED}
 
 
 def _adjusted(found: list[Subgroup]) -> list[Subgroup]:
-    places = [(n, measure) for n, one in enumerate(found) for measure in one.p]
-    if not places:
+    """With adjusted P values; the two sides of a column of two levels count once."""
+    levels = Counter(one.column for one in found)
+    keys = {
+        n: one.column if levels[one.column] == 2 else f"{one.column}: {one.level}"
+        for n, one in enumerate(found)
+    }
+    raw = {(keys[n], measure): p for n, one in enumerate(found) for measure, p in one.p.items()}
+    if not raw:
         return found
-    raw = np.array([found[n].p[measure] for n, measure in places])
-    adjusted = []
-    for n, one in enumerate(found):
-        mine = [k for k, (place, _) in enumerate(places) if place == n]
-        by = {
-            kind: {places[k][1]: float(values[k]) for k in mine}
-            for kind, values in (("holm", holm(raw)), ("bh", benjamini_hochberg(raw)))
-        }
-        adjusted.append(replace(one, holm=by["holm"], bh=by["bh"]))
-    return adjusted
+    values = np.array(list(raw.values()))
+    by_holm = dict(zip(raw, holm(values).tolist(), strict=True))
+    by_bh = dict(zip(raw, benjamini_hochberg(values).tolist(), strict=True))
+    return [
+        replace(
+            one,
+            holm={measure: by_holm[keys[n], measure] for measure in one.p},
+            bh={measure: by_bh[keys[n], measure] for measure in one.p},
+        )
+        for n, one in enumerate(found)
+    ]
