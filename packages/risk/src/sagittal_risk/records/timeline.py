@@ -56,7 +56,8 @@ def timeline(
         name = told.get(code, code)
         return name if value != value else f"{name} {value:g}"
 
-    static, dated = [], {}
+    static: list[str] = []
+    dated: dict[str, list[str]] = {}
     ordered = events.sort_values("time", kind="stable", na_position="first")
     for time, code, value in ordered[["time", "code", "numeric_value"]].itertuples(index=False):
         if time != time:  # NaT
