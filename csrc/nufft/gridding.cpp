@@ -19,11 +19,10 @@
 #include <atomic>
 #include <vector>
 
+#include "checks.h"
+
 namespace sagittal {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int kLineBytes = 64;  // reals of all coils of a pass at one cell
 constexpr int kSlack = 64;      // reals after a buffer's last cell
@@ -236,20 +235,7 @@ struct Plan {
         offsets(torch::stable::contiguous(s)),
         coefficients(torch::stable::contiguous(c)),
         tiles(std::move(t)) {
-    STD_TORCH_CHECK(points.dim() == 3 && (points.size(2) == 2 || points.size(2) == 3),
-                    "points must be (T, M, 2) or (T, M, 3)");
-    STD_TORCH_CHECK(points.scalar_type() == ScalarType::Double &&
-                        coefficients.scalar_type() == ScalarType::Double,
-                    "points and coefficients must be float64");
-    STD_TORCH_CHECK(
-        order.scalar_type() == ScalarType::Long && offsets.scalar_type() == ScalarType::Long,
-        "order and offsets must be int64");
-    STD_TORCH_CHECK(
-        order.dim() == 2 && order.size(0) == points.size(0) && order.size(1) == points.size(1),
-        "order must be (T, M)");
-    STD_TORCH_CHECK(coefficients.dim() == 2 && coefficients.size(0) >= 1 &&
-                        coefficients.size(1) >= 1 && coefficients.size(1) <= kMaxWidth,
-                    "coefficients must be (degree + 1, width) with width <= 16");
+    check_plan(points, order, offsets, coefficients, kMaxWidth);
   }
 
   template <class T>
@@ -259,19 +245,9 @@ struct Plan {
     const int64_t dims = points.size(2);
     const int width = static_cast<int>(coefficients.size(1));
     g.coils = coils, g.count = points.size(1), g.frames = points.size(0);
-    STD_TORCH_CHECK(static_cast<int64_t>(grid.size()) == dims, "grid and points differ in d");
-    STD_TORCH_CHECK(static_cast<int64_t>(tiles.size()) == dims, "tiles and points differ in d");
-    for (int64_t axis = 0; axis < dims; ++axis) {
-      const int64_t n = grid[axis], t = tiles[axis];
-      STD_TORCH_CHECK(n >= width, "grid is smaller than the kernel");
-      STD_TORCH_CHECK(t == 1 || (t > 0 && t % 2 == 0 && n / t > width),
-                      "tiles must be 1, or even in number and wider than the kernel");
-    }
+    check_tiles(points, offsets, width, grid, tiles);
     g.size[0] = grid[0], g.size[1] = dims == 3 ? grid[1] : 1, g.size[2] = grid[dims - 1];
     g.tiles[0] = tiles[0], g.tiles[1] = dims == 3 ? tiles[1] : 1, g.tiles[2] = tiles[dims - 1];
-    STD_TORCH_CHECK(offsets.dim() == 2 && offsets.size(0) == points.size(0) &&
-                        offsets.size(1) == g.tile_count() + 1,
-                    "offsets must be (T, number of tiles + 1)");
     const int rows = static_cast<int>(coefficients.size(0));
     table.assign(static_cast<size_t>(rows) * kMaxWidth, T(0));
     const double* from = static_cast<const double*>(coefficients.data_ptr());
@@ -303,26 +279,17 @@ void run(const Plan& plan, const Tensor& grid, const std::vector<int64_t>& shape
   STD_TORCH_CHECK(!bad, "order and offsets do not sort these points into these tiles");
 }
 
-bool is_double(const Tensor& t, const char* name) {
-  const auto type = t.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::ComplexFloat || type == ScalarType::ComplexDouble, name,
-                  " must be complex64 or complex128");
-  return type == ScalarType::ComplexDouble;
-}
-
 Tensor spread_cpu(const Tensor& samples_in, const Tensor& points, const Tensor& order,
                   const Tensor& offsets, const Tensor& coefficients,
                   std::vector<int64_t> grid_shape, std::vector<int64_t> tiles) {
   count_call();
   const Tensor samples = torch::stable::contiguous(samples_in);
   const Plan plan(points, order, offsets, coefficients, std::move(tiles));
-  STD_TORCH_CHECK(samples.dim() == 3 && samples.size(0) == plan.points.size(0) &&
-                      samples.size(2) == plan.points.size(1),
-                  "samples must be (T, C, M) for points (T, M, d)");
+  check_samples(samples, plan.points);
   std::vector<int64_t> shape = {samples.size(0), samples.size(1)};
   shape.insert(shape.end(), grid_shape.begin(), grid_shape.end());
   Tensor grid = torch::stable::new_zeros(samples, shape);
-  if (is_double(samples, "samples"))
+  if (wide(samples))
     run<double, true>(plan, grid, grid_shape, samples);
   else
     run<float, true>(plan, grid, grid_shape, samples);
@@ -334,13 +301,12 @@ Tensor interp_cpu(const Tensor& grid_in, const Tensor& points, const Tensor& ord
   count_call();
   const Tensor grid = torch::stable::contiguous(grid_in);
   const Plan plan(points, order, offsets, coefficients, std::move(tiles));
-  STD_TORCH_CHECK(grid.dim() == plan.points.size(2) + 2 && grid.size(0) == plan.points.size(0),
-                  "grid must be (T, C, *grid) for points (T, M, d)");
+  check_grid(grid, plan.points);
   std::vector<int64_t> shape;
   for (int64_t axis = 2; axis < grid.dim(); ++axis) shape.push_back(grid.size(axis));
   Tensor samples =
       torch::stable::new_empty(grid, {grid.size(0), grid.size(1), plan.points.size(1)});
-  if (is_double(grid, "grid"))
+  if (wide(grid))
     run<double, false>(plan, grid, shape, samples);
   else
     run<float, false>(plan, grid, shape, samples);

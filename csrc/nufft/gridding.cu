@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "../common/launch.h"
+#include "checks.h"
 #include "gridding.cuh"
 
 namespace sagittal {
@@ -10,8 +11,6 @@ namespace {
 
 using gridding::Batch;
 using gridding::Layout;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t kMost = std::numeric_limits<int>::max();
 
@@ -30,15 +29,15 @@ struct Plan {
         raw() {
     for (const Tensor* t : {&p, &o, &s, &c})
       check_device(*t, data, "points, order, offsets and coefficients");
-    check_types();
+    check_plan(points, order, offsets, coefficients, gridding::kMaxWidth);
+    STD_TORCH_CHECK(coefficients.size(0) <= gridding::kMaxRows,
+                    "coefficients must be of a degree below ", gridding::kMaxRows, " for CUDA");
     raw.frames = points.size(0), raw.count = points.size(1), raw.coils = data.size(1);
     raw.dims = static_cast<int>(points.size(2));
     raw.rows = static_cast<int>(coefficients.size(0));
     raw.width = static_cast<int>(coefficients.size(1));
+    check_tiles(points, offsets, raw.width, grid, tiles);
     set_axes(grid, tiles);
-    STD_TORCH_CHECK(offsets.dim() == 2 && offsets.size(0) == raw.frames &&
-                        offsets.size(1) == raw.tile_count() + 1,
-                    "offsets must be (T, number of tiles + 1)");
     raw.points = static_cast<const double*>(points.data_ptr());
     raw.order = static_cast<const int64_t*>(order.data_ptr());
     raw.offsets = static_cast<const int64_t*>(offsets.data_ptr());
@@ -46,34 +45,11 @@ struct Plan {
     raw.faults = static_cast<gridding::Faults*>(faults.data_ptr());
   }
 
-  void check_types() const {
-    STD_TORCH_CHECK(points.dim() == 3 && (points.size(2) == 2 || points.size(2) == 3),
-                    "points must be (T, M, 2) or (T, M, 3)");
-    STD_TORCH_CHECK(points.scalar_type() == ScalarType::Double &&
-                        coefficients.scalar_type() == ScalarType::Double,
-                    "points and coefficients must be float64");
-    STD_TORCH_CHECK(
-        order.scalar_type() == ScalarType::Long && offsets.scalar_type() == ScalarType::Long,
-        "order and offsets must be int64");
-    STD_TORCH_CHECK(
-        order.dim() == 2 && order.size(0) == points.size(0) && order.size(1) == points.size(1),
-        "order must be (T, M)");
-    STD_TORCH_CHECK(coefficients.dim() == 2 && coefficients.size(0) >= 1 &&
-                        coefficients.size(0) <= gridding::kMaxRows && coefficients.size(1) >= 1 &&
-                        coefficients.size(1) <= gridding::kMaxWidth,
-                    "coefficients must be (degree + 1, width) with width <= 16 and degree < 32");
-  }
-
   void set_axes(const std::vector<int64_t>& grid, const std::vector<int64_t>& tiles) {
     const int64_t dims = raw.dims;
     int64_t cells = 1, all_tiles = 1;  // of the largest tile with its halo, at most 8 packs a cell
-    STD_TORCH_CHECK(static_cast<int64_t>(grid.size()) == dims, "grid and points differ in d");
-    STD_TORCH_CHECK(static_cast<int64_t>(tiles.size()) == dims, "tiles and points differ in d");
     for (int64_t axis = 0; axis < dims; ++axis) {
       const int64_t n = grid[axis], t = tiles[axis];
-      STD_TORCH_CHECK(n >= raw.width, "grid is smaller than the kernel");
-      STD_TORCH_CHECK(t == 1 || (t > 0 && t % 2 == 0 && n / t > raw.width),
-                      "tiles must be 1, or even in number and wider than the kernel");
       STD_TORCH_CHECK(n <= kMost / t && (cells *= n / t + 1 + raw.width) <= kMost / 8 &&
                           (all_tiles *= t) <= kMost,
                       "grid and tiles are too large for CUDA");
@@ -177,7 +153,7 @@ void run(const Plan& plan, const Tensor& data, Tensor& result) {
 
 template <bool kSpread>
 void run(const Plan& plan, const Tensor& data, Tensor& result) {
-  if (data.scalar_type() == ScalarType::ComplexDouble)
+  if (wide(data))
     run<double, 1, kSpread>(plan, data, result);
   else if (gridding::pack_coils<float>(data.size(1)) == 2)
     run<float, 2, kSpread>(plan, data, result);
@@ -185,19 +161,10 @@ void run(const Plan& plan, const Tensor& data, Tensor& result) {
     run<float, 1, kSpread>(plan, data, result);
 }
 
-void check_complex(const Tensor& t, const char* name) {
-  STD_TORCH_CHECK(
-      t.scalar_type() == ScalarType::ComplexFloat || t.scalar_type() == ScalarType::ComplexDouble,
-      name, " must be complex64 or complex128");
-}
-
 Tensor spread_cuda(const Tensor& samples_in, const Tensor& points, const Tensor& order,
                    const Tensor& offsets, const Tensor& coefficients,
                    std::vector<int64_t> grid_shape, std::vector<int64_t> tiles) {
-  check_complex(samples_in, "samples");
-  STD_TORCH_CHECK(samples_in.dim() == 3 && points.dim() == 3 &&
-                      samples_in.size(0) == points.size(0) && samples_in.size(2) == points.size(1),
-                  "samples must be (T, C, M) for points (T, M, d)");
+  check_samples(samples_in, points);
   torch::stable::accelerator::DeviceGuard guard(samples_in.get_device_index());
   const Tensor samples = torch::stable::contiguous(samples_in);
   const Plan plan(samples, points, order, offsets, coefficients, grid_shape, tiles);
@@ -210,10 +177,7 @@ Tensor spread_cuda(const Tensor& samples_in, const Tensor& points, const Tensor&
 
 Tensor interp_cuda(const Tensor& grid_in, const Tensor& points, const Tensor& order,
                    const Tensor& offsets, const Tensor& coefficients, std::vector<int64_t> tiles) {
-  check_complex(grid_in, "grid");
-  STD_TORCH_CHECK(
-      points.dim() == 3 && grid_in.dim() == points.size(2) + 2 && grid_in.size(0) == points.size(0),
-      "grid must be (T, C, *grid) for points (T, M, d)");
+  check_grid(grid_in, points);
   torch::stable::accelerator::DeviceGuard guard(grid_in.get_device_index());
   const Tensor grid = torch::stable::contiguous(grid_in);
   std::vector<int64_t> shape;

@@ -19,14 +19,12 @@
 
 #include "../common/isa.h"
 #include "../common/tile.h"
+#include "checks.h"
 #include "fft.h"
 #include "lines.h"
 
 namespace sagittal {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 template <class T>
 const T* in(const Tensor& t) {
@@ -225,11 +223,9 @@ class Normal {
 
 void check_normal(const Tensor& image, const Tensor& maps, const Tensor& kernel,
                   const Tensor& lam) {
+  check_complex(image, "image");
   const ScalarType type = image.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::ComplexFloat || type == ScalarType::ComplexDouble,
-                  "image must be complex64 or complex128");
-  const ScalarType real =
-      type == ScalarType::ComplexDouble ? ScalarType::Double : ScalarType::Float;
+  const ScalarType real = wide(image) ? ScalarType::Double : ScalarType::Float;
   STD_TORCH_CHECK(
       maps.scalar_type() == type && kernel.scalar_type() == real && lam.scalar_type() == real,
       "maps must have the dtype of image, kernel and lam its real dtype");
@@ -262,7 +258,7 @@ Tensor toeplitz_normal_cpu(const Tensor& image_in, const Tensor& maps_in, const 
     STD_TORCH_CHECK(fft_fits(image.size(axis)),
                     "the lengths of image must have no prime factor above ", kLargestPrime);
   STD_TORCH_CHECK(maps.size(1) > 0, "maps must have at least one coil");
-  if (image.scalar_type() == ScalarType::ComplexDouble)
+  if (wide(image))
     Normal<double>(image, maps, kernel, lam, static_cast<double*>(result.data_ptr())).run();
   else
     Normal<float>(image, maps, kernel, lam, static_cast<float*>(result.data_ptr())).run();

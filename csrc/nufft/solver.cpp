@@ -12,12 +12,10 @@
 #include <vector>
 
 #include "../common/isa.h"
+#include "checks.h"
 
 namespace sagittal {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t kChunk = 2048;
 
@@ -111,20 +109,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cg_step_cpu(const Tensor& x_in, const
   const Tensor x = torch::stable::contiguous(x_in), r = torch::stable::contiguous(r_in);
   const Tensor p = torch::stable::contiguous(p_in), q = torch::stable::contiguous(q_in);
   const Tensor rs = torch::stable::contiguous(rs_in), stop = torch::stable::contiguous(stop_in);
-  const auto type = x.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double,
-                  "x must be float32 or float64");
-  STD_TORCH_CHECK(x.dim() == 2, "x must be (B, n)");
-  for (const Tensor* t : {&r, &p, &q})
-    STD_TORCH_CHECK(t->scalar_type() == type && t->dim() == 2 && t->size(0) == x.size(0) &&
-                        t->size(1) == x.size(1),
-                    "r, p and q must have the shape and dtype of x");
-  for (const Tensor* t : {&rs, &stop})
-    STD_TORCH_CHECK(t->scalar_type() == type && t->dim() == 1 && t->size(0) == x.size(0),
-                    "rs and stop must be (B,) of the dtype of x");
+  check_step(x, r, p, q, rs, stop);
   Tensor x1 = torch::stable::empty_like(x), r1 = torch::stable::empty_like(r);
   Tensor p1 = torch::stable::empty_like(p), rs1 = torch::stable::empty_like(rs);
-  if (type == ScalarType::Double)
+  if (x.scalar_type() == ScalarType::Double)
     step<double>(x, r, p, q, rs, stop, x1, r1, p1, rs1);
   else
     step<float>(x, r, p, q, rs, stop, x1, r1, p1, rs1);

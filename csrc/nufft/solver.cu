@@ -2,13 +2,11 @@
 #include <tuple>
 
 #include "../common/launch.h"
+#include "checks.h"
 #include "solver.cuh"
 
 namespace sagittal {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 template <class T>
 const T* in(const Tensor& t) {
@@ -52,28 +50,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cg_step_cuda(const Tensor& x_in, cons
                                                         const Tensor& p_in, const Tensor& q_in,
                                                         const Tensor& rs_in,
                                                         const Tensor& stop_in) {
-  const auto type = x_in.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double,
-                  "x must be float32 or float64");
-  STD_TORCH_CHECK(x_in.dim() == 2, "x must be (B, n)");
-  for (const Tensor* t : {&r_in, &p_in, &q_in}) {
-    STD_TORCH_CHECK(t->scalar_type() == type && t->dim() == 2 && t->size(0) == x_in.size(0) &&
-                        t->size(1) == x_in.size(1),
-                    "r, p and q must have the shape and dtype of x");
-    check_device(*t, x_in, "r, p and q");
-  }
-  for (const Tensor* t : {&rs_in, &stop_in}) {
-    STD_TORCH_CHECK(t->scalar_type() == type && t->dim() == 1 && t->size(0) == x_in.size(0),
-                    "rs and stop must be (B,) of the dtype of x");
-    check_device(*t, x_in, "rs and stop");
-  }
+  check_step(x_in, r_in, p_in, q_in, rs_in, stop_in);
+  for (const Tensor* t : {&r_in, &p_in, &q_in}) check_device(*t, x_in, "r, p and q");
+  for (const Tensor* t : {&rs_in, &stop_in}) check_device(*t, x_in, "rs and stop");
   torch::stable::accelerator::DeviceGuard guard(x_in.get_device_index());
   const Tensor x = torch::stable::contiguous(x_in), r = torch::stable::contiguous(r_in);
   const Tensor p = torch::stable::contiguous(p_in), q = torch::stable::contiguous(q_in);
   const Tensor rs = torch::stable::contiguous(rs_in), stop = torch::stable::contiguous(stop_in);
   Tensor x1 = torch::stable::empty_like(x), r1 = torch::stable::empty_like(r);
   Tensor p1 = torch::stable::empty_like(p), rs1 = torch::stable::empty_like(rs);
-  if (type == ScalarType::Double)
+  if (x.scalar_type() == ScalarType::Double)
     step<double>(x, r, p, q, rs, stop, x1, r1, p1, rs1);
   else
     step<float>(x, r, p, q, rs, stop, x1, r1, p1, rs1);

@@ -14,12 +14,10 @@
 #include <vector>
 
 #include "../common/isa.h"
+#include "checks.h"
 
 namespace sagittal {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t kSide = 32;  // of a block
 constexpr int64_t kChunk = 2048;
@@ -181,41 +179,6 @@ void turn(const Matrix& m, int64_t count, const T* x, const T* maps, int64_t coi
   });
 }
 
-void check_complex(const Tensor& t, const char* name) {
-  STD_TORCH_CHECK(
-      t.scalar_type() == ScalarType::ComplexFloat || t.scalar_type() == ScalarType::ComplexDouble,
-      name, " must be complex64 or complex128");
-}
-
-bool wide(const Tensor& t) { return t.scalar_type() == ScalarType::ComplexDouble; }
-
-// The matrix of an image (B, *N) whose first axis is turned.
-Matrix check_fit(const Tensor& image, const Tensor& maps, const Tensor& modulation) {
-  check_complex(image, "image");
-  STD_TORCH_CHECK(
-      maps.scalar_type() == image.scalar_type() && modulation.scalar_type() == image.scalar_type(),
-      "image, maps and modulation must have one dtype");
-  STD_TORCH_CHECK(image.dim() >= 3 && maps.dim() == image.dim() + 1 && modulation.dim() == 1 &&
-                      modulation.size(0) == image.size(1),
-                  "image must be (B, *N), maps (B, C, *N), modulation (N0)");
-  STD_TORCH_CHECK(maps.size(0) == 1 || maps.size(0) == image.size(0),
-                  "maps must have a batch of 1 or of the image");
-  Matrix m{image.size(1), 1};
-  for (int64_t axis = 1; axis < image.dim(); ++axis) {
-    STD_TORCH_CHECK(image.size(axis) == maps.size(axis + 1), "image and maps differ in N");
-    if (axis > 1) m.rest *= image.size(axis);
-  }
-  return m;
-}
-
-// Turned coil images of an image: (B, C, 2, N1, .., N0).
-std::vector<int64_t> turned_shape(const Tensor& image, int64_t coils) {
-  std::vector<int64_t> shape = {image.size(0), coils, 2};
-  for (int64_t axis = 2; axis < image.dim(); ++axis) shape.push_back(image.size(axis));
-  shape.push_back(image.size(1));
-  return shape;
-}
-
 template <class T>
 void expand(const Matrix& m, const Tensor& image, const Tensor& maps, const Tensor& modulation,
             Tensor& result) {
@@ -230,18 +193,12 @@ Tensor toeplitz_expand_cpu(const Tensor& image_in, const Tensor& maps_in,
   const Tensor image = torch::stable::contiguous(image_in);
   const Tensor maps = torch::stable::contiguous(maps_in);
   const Tensor modulation = torch::stable::contiguous(modulation_in);
-  const Matrix m = check_fit(image, maps, modulation);
+  check_fit(image, maps, modulation);
+  const Matrix m{image.size(1), rest_of(image)};
   Tensor result = torch::stable::new_empty(image, turned_shape(image, maps.size(1)));
   wide(image) ? expand<double>(m, image, maps, modulation, result)
               : expand<float>(m, image, maps, modulation, result);
   return result;
-}
-
-void check_turn(const Tensor& x, const Tensor& modulation, int64_t n) {
-  check_complex(x, "x");
-  STD_TORCH_CHECK(modulation.scalar_type() == x.scalar_type() && modulation.dim() == 1 &&
-                      modulation.size(0) == n,
-                  "modulation must be (n,) of the dtype of x");
 }
 
 Tensor toeplitz_turn_cpu(const Tensor& x_in, const Tensor& modulation_in) {
@@ -249,7 +206,7 @@ Tensor toeplitz_turn_cpu(const Tensor& x_in, const Tensor& modulation_in) {
   const Tensor x = torch::stable::contiguous(x_in);
   const Tensor modulation = torch::stable::contiguous(modulation_in);
   STD_TORCH_CHECK(x.dim() == 3, "x must be (K, n, rest)");
-  check_turn(x, modulation, x.size(1));
+  check_modulation(x, modulation, x.size(1));
   const Matrix m{x.size(1), x.size(2)};
   Tensor result = torch::stable::new_empty(x, {x.size(0), 2, m.rest, m.n});
   if (wide(x))
@@ -274,7 +231,7 @@ Tensor toeplitz_unturn_cpu(const Tensor& x_in, const Tensor& modulation_in) {
   const Tensor x = torch::stable::contiguous(x_in);
   const Tensor modulation = torch::stable::contiguous(modulation_in);
   STD_TORCH_CHECK(x.dim() == 4 && x.size(1) == 2, "x must be (K, 2, rest, n)");
-  check_turn(x, modulation, x.size(3));
+  check_modulation(x, modulation, x.size(3));
   const Matrix m{x.size(3), x.size(2)};
   Tensor result = torch::stable::new_empty(x, {x.size(0), m.n, m.rest});
   wide(x) ? unturn<double>(m, x, modulation, result) : unturn<float>(m, x, modulation, result);
@@ -299,13 +256,9 @@ Tensor toeplitz_reduce_cpu(const Tensor& coil_images_in, const Tensor& maps_in,
   const Tensor maps = torch::stable::contiguous(maps_in);
   const Tensor modulation = torch::stable::contiguous(modulation_in);
   const Tensor partial = torch::stable::contiguous(partial_in);
-  const Matrix m = check_fit(partial, maps, modulation);
-  const std::vector<int64_t> shape = turned_shape(partial, maps.size(1));
-  bool fits = coil_images.scalar_type() == partial.scalar_type() &&
-              coil_images.dim() == static_cast<int64_t>(shape.size());
-  for (int64_t axis = 0; fits && axis < coil_images.dim(); ++axis)
-    fits = coil_images.size(axis) == shape[axis];
-  STD_TORCH_CHECK(fits, "coil_images must be (B, C, 2, N1, .., N0) of the dtype of partial");
+  check_fit(partial, maps, modulation);
+  check_turned(coil_images, partial, maps.size(1));
+  const Matrix m{partial.size(1), rest_of(partial)};
   Tensor result = torch::stable::empty_like(partial);
   wide(partial) ? reduce<double>(m, coil_images, maps, modulation, partial, result)
                 : reduce<float>(m, coil_images, maps, modulation, partial, result);
@@ -333,15 +286,7 @@ Tensor toeplitz_filter_cpu(const Tensor& spectrum_in, const Tensor& kernel_in) {
   count_call();
   const Tensor spectrum = torch::stable::contiguous(spectrum_in);
   const Tensor kernel = torch::stable::contiguous(kernel_in);
-  check_complex(spectrum, "spectrum");
-  STD_TORCH_CHECK(kernel.scalar_type() == (wide(spectrum) ? ScalarType::Double : ScalarType::Float),
-                  "kernel must be the real dtype of spectrum");
-  STD_TORCH_CHECK(kernel.dim() == spectrum.dim() - 1 &&
-                      (kernel.size(0) == 1 || kernel.size(0) == spectrum.size(0)),
-                  "kernel must be (B or 1, *N) for spectrum (B, C, *N)");
-  for (int64_t axis = 1; axis < kernel.dim(); ++axis)
-    STD_TORCH_CHECK(kernel.size(axis) == spectrum.size(axis + 1),
-                    "kernel and spectrum differ in N");
+  check_filter(spectrum, kernel);
   Tensor result = torch::stable::empty_like(spectrum);
   wide(spectrum) ? filter<double>(spectrum, kernel, result)
                  : filter<float>(spectrum, kernel, result);

@@ -3,14 +3,13 @@
 #include <vector>
 
 #include "../common/launch.h"
+#include "checks.h"
 #include "toeplitz.cuh"
 
 namespace sagittal {
 namespace {
 
 using toeplitz::Matrix;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 template <class T>
 const Complex<T>* in(const Tensor& t) {
@@ -21,41 +20,12 @@ Complex<T>* out(Tensor& t) {
   return static_cast<Complex<T>*>(t.data_ptr());
 }
 
-void check_complex(const Tensor& t, const char* name) {
-  STD_TORCH_CHECK(
-      t.scalar_type() == ScalarType::ComplexFloat || t.scalar_type() == ScalarType::ComplexDouble,
-      name, " must be complex64 or complex128");
-}
-
-bool wide(const Tensor& t) { return t.scalar_type() == ScalarType::ComplexDouble; }
-
 // The matrix of an image (B, *N) whose first axis is turned.
-Matrix check_fit(const Tensor& image, const Tensor& maps, const Tensor& modulation) {
-  check_complex(image, "image");
-  STD_TORCH_CHECK(
-      maps.scalar_type() == image.scalar_type() && modulation.scalar_type() == image.scalar_type(),
-      "image, maps and modulation must have one dtype");
+Matrix checked_matrix(const Tensor& image, const Tensor& maps, const Tensor& modulation) {
+  check_fit(image, maps, modulation);
   check_device(maps, image, "maps");
   check_device(modulation, image, "modulation");
-  STD_TORCH_CHECK(image.dim() >= 3 && maps.dim() == image.dim() + 1 && modulation.dim() == 1 &&
-                      modulation.size(0) == image.size(1),
-                  "image must be (B, *N), maps (B, C, *N), modulation (N0)");
-  STD_TORCH_CHECK(maps.size(0) == 1 || maps.size(0) == image.size(0),
-                  "maps must have a batch of 1 or of the image");
-  Matrix m{image.size(1), 1};
-  for (int64_t axis = 1; axis < image.dim(); ++axis) {
-    STD_TORCH_CHECK(image.size(axis) == maps.size(axis + 1), "image and maps differ in N");
-    if (axis > 1) m.rest *= image.size(axis);
-  }
-  return m;
-}
-
-// Turned coil images of an image: (B, C, 2, N1, .., N0).
-std::vector<int64_t> turned_shape(const Tensor& image, int64_t coils) {
-  std::vector<int64_t> shape = {image.size(0), coils, 2};
-  for (int64_t axis = 2; axis < image.dim(); ++axis) shape.push_back(image.size(axis));
-  shape.push_back(image.size(1));
-  return shape;
+  return {image.size(1), rest_of(image)};
 }
 
 // x (batch, n, rest), maps (batch or 1, coils, n, rest) or null with coils = 1.
@@ -73,7 +43,7 @@ void turn(const Matrix& m, const Tensor& x, const Tensor* maps, int64_t coils,
 
 Tensor toeplitz_expand_cuda(const Tensor& image_in, const Tensor& maps_in,
                             const Tensor& modulation_in) {
-  const Matrix m = check_fit(image_in, maps_in, modulation_in);
+  const Matrix m = checked_matrix(image_in, maps_in, modulation_in);
   torch::stable::accelerator::DeviceGuard guard(image_in.get_device_index());
   const Tensor image = torch::stable::contiguous(image_in);
   const Tensor maps = torch::stable::contiguous(maps_in);
@@ -86,10 +56,7 @@ Tensor toeplitz_expand_cuda(const Tensor& image_in, const Tensor& maps_in,
 }
 
 void check_turn(const Tensor& x, const Tensor& modulation, int64_t n) {
-  check_complex(x, "x");
-  STD_TORCH_CHECK(modulation.scalar_type() == x.scalar_type() && modulation.dim() == 1 &&
-                      modulation.size(0) == n,
-                  "modulation must be (n,) of the dtype of x");
+  check_modulation(x, modulation, n);
   check_device(modulation, x, "modulation");
 }
 
@@ -140,13 +107,8 @@ void reduce(const Matrix& m, const Tensor& coil_images, const Tensor& maps,
 
 Tensor toeplitz_reduce_cuda(const Tensor& coil_images_in, const Tensor& maps_in,
                             const Tensor& modulation_in, const Tensor& partial_in) {
-  const Matrix m = check_fit(partial_in, maps_in, modulation_in);
-  const std::vector<int64_t> shape = turned_shape(partial_in, maps_in.size(1));
-  bool fits = coil_images_in.scalar_type() == partial_in.scalar_type() &&
-              coil_images_in.dim() == static_cast<int64_t>(shape.size());
-  for (int64_t axis = 0; fits && axis < coil_images_in.dim(); ++axis)
-    fits = coil_images_in.size(axis) == shape[axis];
-  STD_TORCH_CHECK(fits, "coil_images must be (B, C, 2, N1, .., N0) of the dtype of partial");
+  const Matrix m = checked_matrix(partial_in, maps_in, modulation_in);
+  check_turned(coil_images_in, partial_in, maps_in.size(1));
   check_device(coil_images_in, partial_in, "coil_images");
   torch::stable::accelerator::DeviceGuard guard(partial_in.get_device_index());
   const Tensor coil_images = torch::stable::contiguous(coil_images_in);
@@ -173,16 +135,7 @@ void filter(const Tensor& spectrum, const Tensor& kernel, int64_t pixels, Tensor
 }
 
 Tensor toeplitz_filter_cuda(const Tensor& spectrum_in, const Tensor& kernel_in) {
-  check_complex(spectrum_in, "spectrum");
-  STD_TORCH_CHECK(
-      kernel_in.scalar_type() == (wide(spectrum_in) ? ScalarType::Double : ScalarType::Float),
-      "kernel must be the real dtype of spectrum");
-  STD_TORCH_CHECK(kernel_in.dim() == spectrum_in.dim() - 1 &&
-                      (kernel_in.size(0) == 1 || kernel_in.size(0) == spectrum_in.size(0)),
-                  "kernel must be (B or 1, *N) for spectrum (B, C, *N)");
-  for (int64_t axis = 1; axis < kernel_in.dim(); ++axis)
-    STD_TORCH_CHECK(kernel_in.size(axis) == spectrum_in.size(axis + 1),
-                    "kernel and spectrum differ in N");
+  check_filter(spectrum_in, kernel_in);
   check_device(kernel_in, spectrum_in, "kernel");
   torch::stable::accelerator::DeviceGuard guard(spectrum_in.get_device_index());
   const Tensor spectrum = torch::stable::contiguous(spectrum_in);

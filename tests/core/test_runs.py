@@ -20,6 +20,9 @@ def test_a_run_is_found_by_its_prefix_and_its_model_loaded(
     assert toy_main("fit", config) == 0
     folder = find_run(Path("runs/run"))
     assert find_run(folder) == folder
+    assert toy_main("fit", config, "--run_name", "run-twin") == 0  # its name begins alike
+    assert find_run(Path("runs/run")) == folder
+    assert find_run(Path("runs/run-twin")).name.startswith("run-twin-")
     model = load_model(folder, "toy")
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert not model.training
@@ -35,3 +38,8 @@ def test_a_run_is_found_by_its_prefix_and_its_model_loaded(
         find_run(Path("runs/run"))
     config["trainer"]["max_epochs"] = 1
     assert toy_main("fit", config, "--fresh") == 0
+    assert find_run(Path("runs/run")) != folder  # which was moved away
+    config["trainer"]["max_epochs"] = 3
+    assert toy_main("fit", config) == 0
+    with pytest.raises(ConfigError, match=r"found runs/run-.*, runs/run-.*; name one of them"):
+        find_run(Path("runs/run"))

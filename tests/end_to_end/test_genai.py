@@ -98,8 +98,9 @@ def test_a_run_is_exported_and_read_back(
     assert "exists" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("length", ["--epochs 1", "--steps 3 --batch-size 10"])
 def test_the_study_trains_and_measures_all_splits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    length: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, results = tmp_path / "s", tmp_path / "r.json"
     writer = ShardWriter(folder, dim=DIM, dtype=torch.float16, shards=1, identity={"made": "test"})
@@ -107,7 +108,7 @@ def test_the_study_trains_and_measures_all_splits(
     index = {"split": np.repeat(["train", "val", "test"], 20), "subject": np.arange(60) // 2}
     writer.write(0, x, pandas.DataFrame(index))
     script = str(Path(__file__).parents[2] / "benchmarks" / "study_sae.py")
-    command = [script, "--store", str(folder), "--epochs", "1", "--only"]
+    command = [script, "--store", str(folder), *length.split(), "--only"]
     command += ["sae_topk", "--runs", str(tmp_path / "runs"), "--results", str(results)]
     network = "--model.init_args.network.init_args."
     command += [f"{network}input_dim={DIM}", f"{network}n_features=1024"]
@@ -115,12 +116,17 @@ def test_the_study_trains_and_measures_all_splits(
     for _ in range(2):  # the second time nothing is trained again
         runpy.run_path(script, run_name="__main__")
     found = read_results(results)
+    assert f"--store FOLDER {length} --only sae_topk" in found["command"]
     assert found["n"] == {"subjects": 30, "train rows": 20, "val rows": 20, "test rows": 20}
     table = found["tables"]["held-out-rows"]
     (row,) = (dict(zip(table["columns"], row, strict=True)) for row in table["rows"])
     assert (row["config"], row["active a row"]) == ("sae_topk", "32.0")
     assert float(row["R2"]) < 1
     assert 37 < float(row["unused, train"].rstrip(" %")) < 100  # 20 rows use 640 at most
+    assert row["unused, 2,048 of val"] == row["unused, val"]  # all 20 rows are one batch
+    (last,) = (tmp_path / "runs").glob("sae_topk-*/checkpoints/last.ckpt")
+    steps = torch.load(last, weights_only=True)["global_step"]
+    assert steps == {"--epochs 1": 1}.get(length, 3)
 
 
 def test_a_store_without_the_split_is_named(

@@ -106,6 +106,12 @@ def folder_of(runs_dir: Path, run_name: str, config: Mapping[str, Any]) -> RunFo
     return RunFolder(runs_dir / f"{run_name}-{config_hash(config)}")
 
 
+def folders_named(runs_dir: Path, run_name: str) -> list[Path]:
+    """Folders of runs of exactly this name, ``<run_name>-<hash>``, sorted; none moved away."""
+    name = re.compile(re.escape(run_name) + "-[0-9a-f]{10}")
+    return sorted(folder for folder in runs_dir.glob("*") if name.fullmatch(folder.name))
+
+
 def open_run(
     runs_dir: Path, run_name: str, config: Mapping[str, Any], *, fresh: bool = False
 ) -> RunFolder:
@@ -125,10 +131,8 @@ def open_run(
     run = folder_of(runs_dir, run_name, config)
     others = [
         other
-        for other in sorted(runs_dir.glob(f"{run_name}-*"))
-        if re.fullmatch(re.escape(run_name) + "-[0-9a-f]{10}", other.name)
-        and other != run.path
-        and RunFolder(other).status() == "unfinished"
+        for other in folders_named(runs_dir, run_name)
+        if other != run.path and RunFolder(other).status() == "unfinished"
     ]
     if fresh:
         for old in [run.path, *others]:
@@ -154,11 +158,10 @@ def find_run(runs_dir: Path, run_name: str, config: Mapping[str, Any]) -> RunFol
         return exact
     found = [
         folder
-        for folder in runs_dir.glob(f"{run_name}-*")
+        for folder in folders_named(runs_dir, run_name)
         if (state := _read_state(folder)) is not None
         and state["evaluation_hash"] == wanted
         and RunFolder(folder).last.is_file()
-        and ".old-" not in folder.name
     ]
     return RunFolder(max(found, key=lambda f: RunFolder(f).last.stat().st_mtime)) if found else None
 

@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from sagittal_core.errors import ConfigError, DataError
+from sagittal_core.run_folder import folders_named
 
 
 def find_run(prefix: Path) -> Path:
@@ -23,11 +24,12 @@ def find_run(prefix: Path) -> Path:
     """
     if (prefix / "config.yaml").exists():
         return prefix
-    found = [p for p in prefix.parent.glob(f"{prefix.name}-*") if ".old-" not in p.name]
-    folders = sorted(p for p in found if (p / "config.yaml").exists())
+    found = folders_named(prefix.parent, prefix.name)
+    folders = [folder for folder in found if (folder / "config.yaml").exists()]
     if len(folders) != 1:
         names = ", ".join(str(p) for p in folders) or "none"
-        raise ConfigError(f"expected one run folder {prefix}-<hash>, found {names}; train it first")
+        hint = "name one of them in full" if folders else "train it first"
+        raise ConfigError(f"expected one run folder {prefix}-<hash>, found {names}; {hint}")
     state = json.loads((folders[0] / "state.json").read_text())
     if state.get("state", state.get("status")) != "finished":
         raise ConfigError(f"{folders[0]} is not finished: run its `fit` command again to resume it")
