@@ -11,6 +11,5 @@ setup(
         if local
         else "sagittal-core[encoders,llm,store,volumes]>=0.1,<0.2",
         "scikit-learn>=1.4",
-        "scipy>=1.12",
     ]
 )
