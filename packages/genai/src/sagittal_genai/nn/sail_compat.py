@@ -1,7 +1,7 @@
 """The Matryoshka autoencoder as SAIL released it, quirks included, to reproduce published figures.
 
-Use :class:`~sagittal_genai.nn.sae.SparseAutoencoder` for anything else: this one leaves most of its
-features dead.
+Use :class:`~sagittal_genai.nn.sae.SparseAutoencoder` for anything else: the decoder of this
+one is not trained, and its published runs leave most features unused.
 """
 
 from __future__ import annotations
