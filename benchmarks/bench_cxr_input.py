@@ -38,7 +38,7 @@ from sagittal_core.results import write_results
 from sagittal_cxr.cli import run
 from sagittal_cxr.images import load_grey
 
-SIZE, BATCH = 224, 16
+SIZE, BATCH = 224, 4  # fewer than the files, so that every worker has some
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPROCESSING = Preprocessing(resize=(SIZE, SIZE), mean=MEAN, std=STD)
 Reader = Callable[[str], Tensor]
