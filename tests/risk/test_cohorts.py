@@ -16,15 +16,8 @@ from sagittal_risk.cohorts.heart_disease import heart_disease
 from sagittal_risk.equations import framingham_2008, pce, score2
 
 
-def sample(name: str) -> Path:
-    try:
-        return sample_data.path(name)
-    except DataError as error:
-        pytest.skip(str(error))
-
-
 def test_framingham_by_the_published_protocol() -> None:
-    cohort = framingham(sample("framingham"))
+    cohort = framingham(sample_data.path("framingham"))
     assert list(cohort.flow.values()) == [11627, 3263, 2578, 2342]
     assert len(cohort) == 2342
     assert cohort.event.sum() == 318
@@ -39,7 +32,7 @@ def test_framingham_by_the_published_protocol() -> None:
     [("frs", 0.744, 0.218), ("pce", 0.748, 0.132), ("score2", 0.733, 0.086)],
 )
 def test_equations_on_framingham(equation: str, area: float, mean: float) -> None:
-    cohort = framingham(sample("framingham"))
+    cohort = framingham(sample_data.path("framingham"))
     made = {
         "frs": framingham_2008,
         "pce": lambda p: pce(p, extrapolate=True),
@@ -53,14 +46,14 @@ def test_equations_on_framingham(equation: str, area: float, mean: float) -> Non
 
 @pytest.mark.parametrize("make", [LogisticRisk, lambda: CoxRisk(10.0)])
 def test_regressions_on_framingham(make) -> None:
-    cohort = framingham(sample("framingham"))
+    cohort = framingham(sample_data.path("framingham"))
     risk = cross_fitted(make, cohort.matrix(), cohort.event, cohort.time, cohort.person)
     assert auroc(cohort.event, risk) == pytest.approx(0.740, abs=0.005)
     assert np.mean((risk - cohort.event) ** 2) == pytest.approx(0.1077, abs=0.002)
 
 
 def test_heart_disease_has_four_sites_and_zero_is_missing() -> None:
-    cohort = heart_disease(sample("heart_disease_uci"))
+    cohort = heart_disease(sample_data.path("heart_disease_uci"))
     assert len(cohort) == 920
     assert len(set(cohort.site)) == 4
     assert cohort.event.sum() == 509

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from sagittal_core import sample_data
-from sagittal_core.errors import DataError
 from sagittal_core.results import read_results
 from sagittal_risk.cli import run
 
@@ -18,10 +16,6 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.study
 def test_study_and_the_evaluation_of_what_it_writes(tmp_path: Path) -> None:
-    try:
-        sample_data.path("framingham")
-    except DataError as error:
-        pytest.skip(str(error))
     command = [
         sys.executable,
         str(ROOT / "benchmarks" / "study_framingham.py"),
