@@ -367,6 +367,10 @@ def main() -> None:
         },
         tables=found,
     )
+    # The row's first figure: zero-shot, mean AUROC.
+    check = next(row for row in found["differences"][1] if row[0] == f"everything - {BEFORE}")
+    if not str(check[1]).endswith("higher"):
+        raise SystemExit(f"the check that must pass failed: {check[0]}: {check[1]}")
 
 
 if __name__ == "__main__":
