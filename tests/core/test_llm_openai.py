@@ -233,3 +233,10 @@ def test_all_requests_wait_where_a_server_asks_for_it(server: Any) -> None:
     assert client.complete(ASK).ok
     client.close()
     assert clock.seconds == [7.0]
+
+
+def test_a_server_does_not_score_given_answers(client: OpenAIChat) -> None:
+    with pytest.raises(NotImplementedError, match="tiny does not score"):
+        client.choose(ASK.messages, ["liver"])
+    with pytest.raises(NotImplementedError, match="tiny does not score"):
+        client.choose_many([ASK.messages], ["liver"])
