@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,15 +35,15 @@ def patients(count: int = 48) -> pandas.DataFrame:
     rng = np.random.default_rng(0)
     return pandas.DataFrame(
         {
-            "AGE": rng.integers(40, 80, count),
-            "SEX": rng.integers(1, 3, count),
-            "SYSBP": rng.normal(130, 15, count),
-            "BPMEDS": np.where(rng.random(count) < 0.2, np.nan, rng.integers(0, 2, count)),
-            "TOTCHOL": rng.normal(220, 30, count),
-            "HDLC": rng.normal(50, 10, count),
-            "CURSMOKE": rng.integers(0, 2, count),
-            "BMI": rng.normal(26, 3, count),
-            "DIABETES": rng.integers(0, 2, count),
+            "age": rng.integers(40, 80, count),
+            "sex": rng.integers(0, 2, count),
+            "systolic": rng.normal(130, 15, count),
+            "bp_treated": np.where(rng.random(count) < 0.2, np.nan, rng.integers(0, 2, count)),
+            "total_cholesterol": rng.normal(220, 30, count),
+            "hdl_cholesterol": rng.normal(50, 10, count),
+            "smoker": rng.integers(0, 2, count),
+            "bmi": rng.normal(26, 3, count),
+            "diabetes": rng.integers(0, 2, count),
             "CVD_10Y": np.arange(count) % 2,
             "split": np.array(["train", "train", "val", "test"])[np.arange(count) // 2 % 4],
         }
@@ -137,6 +140,53 @@ def test_adaptation_goes_on_from_a_run(inputs: dict[str, str], tmp_path: Path) -
         torch.testing.assert_close(after.adapters()[name], value, rtol=0, atol=0)
 
 
+KILLED = """
+import os, signal, sys
+from sagittal_risk.adacvd import AdaCVD
+from sagittal_risk.cli import main
+
+step = AdaCVD.training_step
+
+def killed(self, batch, index):
+    loss = step(self, batch, index)
+    if self.global_step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loss
+
+AdaCVD.training_step = killed
+main()
+"""
+
+
+def test_killed_in_the_second_epoch_it_ends_with_the_same_adapters(
+    inputs: dict[str, str], tmp_path: Path
+) -> None:
+    """Dropout and the draw of fields are the same after a kill as without one, to the bit."""
+    sampling = "--data.init_args.sampling={keep_base: 1.0, only_base: 0.1}"
+    given = [
+        "fit",
+        *("-c", str(CONFIG)),
+        f"--data.init_args.table={inputs['table']}",
+        f"--model.init_args.weights={inputs['weights']}",
+        "--model.init_args.lora.dropout=0.3",
+        "--trainer.max_epochs=3",
+        "--trainer.accelerator=cpu",
+        "--checkpoint_every_n_steps=1",
+        sampling,
+    ]
+    assert run([*given, f"--runs_dir={tmp_path / 'whole'}"]) == 0
+    there = f"--runs_dir={tmp_path / 'killed'}"
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *given, there], env=alone, capture_output=True, timeout=300
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert run([*given, there]) == 0
+    one, other = (load_adacvd(tmp_path / f / "adacvd_framingham") for f in ("whole", "killed"))
+    for name, value in one.adapters().items():
+        torch.testing.assert_close(other.adapters()[name], value, rtol=0, atol=0)
+
+
 def test_another_model_cannot_be_gone_on_from(
     inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,8 +209,8 @@ def test_bad_tables_are_named(tmp_path: Path) -> None:
         patients().assign(**change).to_csv(file, index=False)
         with pytest.raises(Exception, match=message):
             RiskRecords(**{**settings, "table": str(file)}).setup()
-    patients().drop(columns="BMI").to_csv(file, index=False)
-    with pytest.raises(ConfigError, match="no column 'BMI'"):
+    patients().drop(columns="bmi").to_csv(file, index=False)
+    with pytest.raises(ConfigError, match="no column 'bmi'"):
         RiskRecords(**{**settings, "table": str(file)}).setup()
 
 

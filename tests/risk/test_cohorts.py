@@ -1,19 +1,24 @@
-"""The protocols on the public cohorts; skipped where the sample data was not fetched."""
+"""The protocols on the public cohorts; they need the sample data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
+import yaml
 
 from sagittal_core import sample_data
 from sagittal_core.errors import DataError
 from sagittal_core.resampling import auroc
 from sagittal_risk.baselines import CoxRisk, LogisticRisk, cross_fitted
+from sagittal_risk.cli import run
 from sagittal_risk.cohorts.framingham import framingham
 from sagittal_risk.cohorts.heart_disease import heart_disease
 from sagittal_risk.equations import framingham_2008, pce, score2
+
+CONFIGS = Path(__file__).parents[2] / "packages" / "risk" / "configs"
 
 
 def test_framingham_by_the_published_protocol() -> None:
@@ -69,3 +74,41 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
             read(file)
         with pytest.raises(DataError, match="CSV"):
             read(tmp_path / "none.csv")
+
+
+def test_the_command_writes_a_table_that_training_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "framingham.csv"
+    assert run(["cohort", "framingham", "--out", str(file)]) == 0
+    assert "2342 people, 318 with CVD_10Y" in capsys.readouterr().out
+    table = pandas.read_csv(file)
+    assert table["split"].value_counts().to_dict() == {"test": 1171, "train": 1054, "val": 117}
+    assert table["sex"].isin([0, 1]).all()
+    settings = yaml.safe_load((CONFIGS / "adacvd_framingham.yaml").read_text())["data"]["init_args"]
+    told = {f["column"] for group in settings["groups"] for f in group["features"]}
+    assert told <= set(table)
+    before = file.read_bytes()
+    assert run(["cohort", "framingham", "--out", str(file)]) == 0
+    assert file.read_bytes() == before
+    assert run(["cohort", "framingham", "--out", str(file), "--seed", "1"]) == 0
+    assert pandas.read_csv(file)["split"].tolist() != table["split"].tolist()
+
+
+def test_one_site_keeps_its_rows_of_the_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, part = tmp_path / "all.parquet", tmp_path / "hungary.csv"
+    assert run(["cohort", "heart_disease", "--out", str(whole)]) == 0
+    given = ["cohort", "heart_disease", "--out", str(part), "--site"]
+    assert run([*given, "Hungary"]) == 0
+    table, alone = pandas.read_parquet(whole), pandas.read_csv(part)
+    expected = table[table["site"] == "Hungary"].set_index("person")["split"]
+    assert alone.set_index("person")["split"].tolist() == expected.tolist()
+    assert (alone["split"] == "test").sum() == pytest.approx(len(alone) / 2, abs=1)
+    settings = yaml.safe_load((CONFIGS / "adacvd_heart_disease.yaml").read_text())
+    groups = settings["data"]["init_args"]["groups"]
+    assert {f["column"] for group in groups for f in group["features"]} <= set(alone)
+    assert run([*given, "Boston"]) == 2
+    assert "no site 'Boston'" in capsys.readouterr().err
+    assert run(["cohort", "framingham", "--out", str(tmp_path / "x.json")]) == 2
