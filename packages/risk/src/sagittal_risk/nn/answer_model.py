@@ -97,7 +97,8 @@ class AnswerModel(nn.Module):
         self.answers = (answers[0], answers[1])
         self.network: Any = network.requires_grad_(False)
         if lora is not None:
-            self.network = _with_adapters(network, lora)
+            # Trained like any network: the weights come in evaluation mode, without dropout.
+            self.network = _with_adapters(network, lora).train()
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and values of what is trained."""
