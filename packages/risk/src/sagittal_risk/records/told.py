@@ -133,7 +133,7 @@ class ToldTable:
                 values = [_value(feature, cell) for cell in cells]
                 _expect_told(file, feature, values)
                 self._columns[feature.column] = values
-        if telling.text_column in table:
+        if telling.text_column is not None and telling.text_column in table:
             self._columns[telling.text_column] = _cells(table[telling.text_column], missing)
 
     def __len__(self) -> int:
