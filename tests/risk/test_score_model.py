@@ -286,6 +286,25 @@ def test_other_columns_and_codes_are_told_by_a_groups_file(
     assert scores(tmp_path / "three")["missing"][0].startswith("Age;Sex;")
 
 
+def test_every_kind_of_table_and_text_for_missing_tells_the_same(tmp_path: Path) -> None:
+    frame = tiny_run.patients()
+    whole = ToldTable(written(frame, tmp_path / "a.csv"), TELLING)
+    expected = whole.tell(0, 10)
+    frame.to_csv(tmp_path / "b.tsv", index=False, sep="\t")
+    frame.to_parquet(tmp_path / "c.parquet")
+    coded = frame.fillna(-9)
+    coded["sex"] = [f" {int(sex)} " if sex != -9 else "unknown" for sex in coded["sex"]]
+    coded.to_parquet(tmp_path / "d.parquet")
+    coded.to_csv(tmp_path / "e.csv", index=False)
+    for name in ("b.tsv", "c.parquet", "d.parquet", "e.csv"):
+        told = ToldTable(tmp_path / name, TELLING, ("-9", "unknown")).tell(0, 10)
+        assert told == expected, name
+    # Without a word for it, -9 is a code of nothing and a blood pressure like any other.
+    told = ToldTable(tmp_path / "d.parquet", TELLING, ("unknown",)).tell(0, 10)
+    assert told[3].untold == ("Diabetes",)
+    assert told[9].untold == ("Diabetes",)
+
+
 FEATURE = {"column": "a", "name": "A"}
 
 
