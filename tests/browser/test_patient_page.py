@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -14,6 +17,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from sagittal_risk.page import patient_page
+from sagittal_risk.patients import Patients
 
 pytestmark = pytest.mark.browser
 
@@ -44,8 +48,8 @@ def fill(browser: WebDriver, **fields: str) -> None:
             one.send_keys(value)
 
 
-def row(browser: WebDriver, equation: str) -> list[str]:
-    for line in browser.find_elements(By.CSS_SELECTOR, "#risks tr"):
+def row(browser: WebDriver, equation: str, body: str = "risks") -> list[str]:
+    for line in browser.find_elements(By.CSS_SELECTOR, f"#{body} tr"):
         cells = [cell.text for cell in line.find_elements(By.TAG_NAME, "td")]
         if cells[0] == equation:
             return cells
@@ -84,6 +88,38 @@ def test_a_patient_is_scored_as_one_types(browser: WebDriver) -> None:
         assert (stored, browser.get_cookies()) == (0, [])
         browser.refresh()
         wait(browser, lambda b: "not known: age" in row(b, "prevent_cvd_10y")[4])
+
+
+class SlowModel:
+    """Stands for a language model: its answers take their time, and come one at a time."""
+
+    def __init__(self) -> None:
+        self.busy, self.most = 0, 0
+
+    def ask(self, patient: Patients) -> dict[str, Any]:
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        threading.Event().wait(0.2)
+        self.busy -= 1
+        age = float(patient.columns["age"][0])
+        risk = None if np.isnan(age) else age / 1000
+        return {"equation": "model:tiny", "outcome": "CVD", "years": None, "risk": risk,
+                "notes": "answer mass 0.98", "sound": True}  # fmt: skip
+
+
+def test_a_model_is_asked_one_question_at_a_time_and_ends_with_the_latest(
+    browser: WebDriver,
+) -> None:
+    model = SlowModel()
+    with patient_page(model=model) as local:  # type: ignore[arg-type]
+        browser.get(local.address)
+        wait(browser, lambda b: row(b, "model:tiny", "model"))
+        fill(browser, systolic="120", bmi="24", age="57")
+        wait(browser, lambda b: row(b, "model:tiny", "model")[3] == "5.7 %")
+        shown = row(browser, "model:tiny", "model")
+        assert shown[1:] == ["CVD", "", "5.7 %", "answer mass 0.98"]
+        assert row(browser, "pce")
+        assert model.most == 1
 
 
 def test_a_page_that_outlives_its_program_says_so(browser: WebDriver) -> None:

@@ -8,15 +8,18 @@ import json
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sagittal_core.errors import DataError
-from sagittal_core.web import LocalPage
+from sagittal_core.errors import ConfigError, DataError
+from sagittal_core.web import Function, LocalPage
 from sagittal_risk.equations import equations, evaluate_many
 from sagittal_risk.fields import FIELDS, Field, names_of
 from sagittal_risk.patients import Patients
+
+if TYPE_CHECKING:
+    from sagittal_risk.form_model import FormModel
 
 _TITLES = {
     "hdl_cholesterol": "HDL cholesterol",
@@ -31,35 +34,52 @@ _TITLES = {
 
 def page(
     region: Literal["low", "moderate", "high", "very_high"] = "moderate",
+    model: Path | None = None,
+    groups: Path | None = None,
     port: int = 0,
     browser: bool = True,
 ) -> None:
     """Open a page for one patient; it is served to this machine alone, until Ctrl-C.
 
     The form takes what is known, in the unit chosen beside it; every equation says its risk, what
-    it misses and what is out of its range. Nothing that is filled in is written anywhere.
+    it misses and what is out of its range. With --model a language model tuned by `sagittal-risk
+    fit` is asked beside them. Nothing that is filled in is written anywhere.
 
     Args:
         region: risk region of SCORE2 and SCORE2-OP.
+        model: run folder of a finished fit, or its prefix such as outputs/adacvd/adacvd_framingham.
+        groups: YAML list of groups, in the form of data.init_args.groups, whose columns are the
+            form's fields; needed where the run's columns have other names.
         port: of the page; 0 takes a free one.
         browser: open it in the browser.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, there is no such run, or its columns are not the form's.
+        DataError: the run is damaged.
     """
-    local = patient_page(region, port)
+    asked = None
+    if model is not None:
+        from sagittal_risk.form_model import form_model
+
+        asked = form_model(model, groups)
+    elif groups is not None:
+        raise ConfigError("page: groups go with --model RUN")
+    local = patient_page(region, port, asked)
     print(f"open {local.address} (Ctrl-C ends it)", flush=True)
     if browser:
         webbrowser.open(local.address)
     local.serve()
 
 
-def patient_page(region: str = "moderate", port: int = 0) -> LocalPage:
+def patient_page(
+    region: str = "moderate", port: int = 0, model: FormModel | None = None
+) -> LocalPage:
     """The page without a browser, for use as a context manager.
 
     Args:
         region: Risk region of SCORE2.
         port: 0 takes a free one.
+        model: Asked beside the equations.
     """
     names = [
         name for name in equations() if not name.startswith("score2") or _region(name) == region
@@ -68,9 +88,11 @@ def patient_page(region: str = "moderate", port: int = 0) -> LocalPage:
     # Nothing in a script element may look like its end.
     listed = json.dumps(fields).replace("<", "\\u003c")
     text = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-    return LocalPage(
-        text.replace("{{FIELDS}}", listed), {"score": lambda given: score(given, names)}, port
-    )
+    text = text.replace("{{FIELDS}}", listed).replace("{{ASKS}}", json.dumps(model is not None))
+    functions: dict[str, Function] = {"score": lambda given: score(given, names)}
+    if model is not None:
+        functions["ask"] = lambda given: {"risks": [model.ask(patient_of(given))]}
+    return LocalPage(text, functions, port)
 
 
 def score(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -87,24 +109,18 @@ def score(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     Raises:
         DataError: What was typed is no number, or the unit is none of the field's.
     """
-    columns: dict[str, Any] = {}
-    for name, one in FIELDS.items():
-        text = str(given.get(name, "")).strip()
-        value = _value(one, text) if text else float("nan")
-        unit = str(given.get(f"{name} unit", "")) or None
-        columns[name] = ([value], unit) if unit else [value]
-    patient = Patients.of(source="form", **columns)
+    patient = patient_of(given)
     wrong = names_of(int(patient.implausible[0]))
     risks = []
     for name, found in evaluate_many(names, patient, threads=1).items():
         missing, outside = found.missing_fields(0), found.outside_fields(0)
         parts = [
-            f"not known: {', '.join(_title(n) for n in missing)}" if missing else "",
-            f"out of range: {', '.join(_title(n) for n in outside)}" if outside else "",
+            f"not known: {', '.join(title(n) for n in missing)}" if missing else "",
+            f"out of range: {', '.join(title(n) for n in outside)}" if outside else "",
         ]
         needed = [n for n in wrong if n in found.equation.needs]
         if needed:
-            parts.append(f"no patient has this: {', '.join(_title(n) for n in needed)}; unit?")
+            parts.append(f"no patient has this: {', '.join(title(n) for n in needed)}; unit?")
         risk = float(found.risk[0])
         risks.append(
             {
@@ -118,6 +134,22 @@ def score(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {"risks": risks}
 
 
+def patient_of(given: dict[str, Any]) -> Patients:
+    """The patient that a form describes; see :func:`score`."""
+    columns: dict[str, Any] = {}
+    for name, one in FIELDS.items():
+        text = str(given.get(name, "")).strip()
+        value = _value(one, text) if text else float("nan")
+        unit = str(given.get(f"{name} unit", "")) or None
+        columns[name] = ([value], unit) if unit else [value]
+    return Patients.of(source="form", **columns)
+
+
+def title(name: str) -> str:
+    """What a field is called on the page."""
+    return _TITLES.get(name, name.replace("_", " "))
+
+
 def _value(field: Field, text: str) -> Any:
     if field.codes:
         return text
@@ -125,7 +157,7 @@ def _value(field: Field, text: str) -> Any:
         return float(text.replace(",", "."))
     except ValueError:
         raise DataError(
-            "form", key=_title(field.name), expected="a number", found=repr(text[:40])
+            "form", key=title(field.name), expected="a number", found=repr(text[:40])
         ) from None
 
 
@@ -135,12 +167,7 @@ def _field(one: Field) -> dict[str, Any]:
         choices = [["1", "yes"], ["0", "no"]]
     units = [unit for unit in (one.unit, *one.units) if unit]
     unit = f" ({one.unit})" if len(units) == 1 else ""
-    title = _title(one.name) + unit
-    return {"name": one.name, "title": title, "choices": choices, "units": units}
-
-
-def _title(name: str) -> str:
-    return _TITLES.get(name, name.replace("_", " "))
+    return {"name": one.name, "title": title(one.name) + unit, "choices": choices, "units": units}
 
 
 def _region(name: str) -> str:

@@ -1,26 +1,42 @@
-"""``sagittal-risk score``: a table of patients in, their risks by every equation out."""
+"""``sagittal-risk score``: a table of patients in, their risks by equations and a model out."""
 
 # ruff: noqa: T201 - a verb that tells the user what it is doing
 
 from __future__ import annotations
 
-import sys
+import hashlib
+import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from sagittal_core.errors import ConfigError
-from sagittal_core.privacy import command_line, without_paths
-from sagittal_core.report import Report
-from sagittal_core.results import Table, write_results
 from sagittal_risk import __version__
 from sagittal_risk.equations import equations as known_equations
 from sagittal_risk.equations import evaluate_many
 from sagittal_risk.records.schema import Schema, read_schema
-from sagittal_risk.records.table import frames_of, to_rows
-from sagittal_risk.scoring import BINS, Parts, added, counts_of, score_table, sha256
+from sagittal_risk.records.table import frames_of, ids_of, to_rows
+from sagittal_risk.score_report import Choice, notes, write_report
+from sagittal_risk.scoring import (
+    COLUMNS,
+    Parts,
+    added,
+    by_field,
+    counts_of,
+    of_equation,
+    score_table,
+    sha256,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+    from sagittal_risk.answers import AnswerStore
+    from sagittal_risk.records.told import ToldTable
+    from sagittal_risk.tuned import TunedModel
 
 _REGIONS = ("low", "moderate", "high", "very_high", "uncalibrated")
 
@@ -29,78 +45,206 @@ def score(
     patients: Path,
     schema: Path | None = None,
     out: Path = Path("outputs/scores"),
-    equations: list[str] | None = None,
+    equations: list[str] | Literal["none"] | None = None,
     region: Literal["low", "moderate", "high", "very_high"] | None = None,
     extrapolate: bool = False,
+    model: Path | None = None,
+    groups: Path | None = None,
+    bfloat16: bool = False,
+    batch_size: int = 16,
+    device: str = "auto",
+    answers: Path | None = None,
     kind: Literal["csv", "json"] = "csv",
     part_rows: int = 50_000,
 ) -> None:
     """Write the risk of every patient by every equation, with what was missing and out of range.
 
-    One row for each patient and equation in scores.csv or scores.json; nobody is left out: where
-    there is no risk, the row says why. report.html and results.json have counts, no identifiers.
-    The same command goes on after a kill.
+    With --model a language model tuned by `sagittal-risk fit` is asked as well, and how probable
+    its two answers are together stands in answer_mass. One row for each patient and equation or
+    model in scores.csv or scores.json; nobody is left out: where there is no risk, the row says
+    why. report.html and results.json have counts, no identifiers. The same command goes on after a
+    kill: the model repeats one batch at most.
 
     Args:
         patients: a table, one row a patient (.csv, .tsv, .parquet).
-        schema: YAML that says which column is which field, in which unit.
+        schema: YAML that says which column is which field, in which unit; needed by equations.
         out: folder of the scores; a new one for another table, schema or choice.
-        equations: names, such as prevent_cvd_10y; without it all, SCORE2 of the region given.
+        equations: names, such as prevent_cvd_10y; without it all, SCORE2 of the region given;
+            none asks the model alone.
         region: risk region of SCORE2 and SCORE2-OP; without it both are left out.
         extrapolate: compute and flag a risk where the publication gives none.
+        model: run folder of a finished fit, or its prefix such as outputs/adacvd/adacvd_framingham.
+        groups: YAML list of groups that says how this table is told, in the form of
+            data.init_args.groups; without it as the run's own table.
+        bfloat16: compute the model in bfloat16: faster on many machines, other numbers.
+        batch_size: prompts that the model is asked at a time.
+        device: auto, cpu, cuda, ... for the model.
+        answers: file of the model's answers, which later jobs may use too; by default
+            answers.jsonl in the folder of the scores.
         kind: csv or json.
-        part_rows: patients that are scored, written and kept at a time.
+        part_rows: patients that are written and kept at a time.
 
     Raises:
-        ConfigError: no schema, an unknown equation, or a folder with other scores.
-        DataError: a table or schema that is not usable; the message says where.
+        ConfigError: no schema, an unknown equation, no such run, or a folder with other scores.
+        DataError: a table, schema or model that is not usable; the message says where.
     """
     from rich.progress import Progress
 
     begun = time.monotonic()
-    if schema is None or part_rows < 1:
-        raise ConfigError("score: give --schema FILE.yaml (columns and units), part_rows from 1")
-    read = read_schema(schema)
-    names = _chosen(equations, region)
-    first = next(frames_of(patients, read, part_rows))[1]
-    to_rows(first, read, patients)  # a mistake shows before a folder is made
-    parts = Parts(out, _identity(patients, schema, names, extrapolate, kind, part_rows), kind)
+    if part_rows < 1 or batch_size < 1:
+        raise ConfigError("score: part_rows and batch_size are 1 or more")
+    if model is None and (groups or bfloat16 or answers):
+        raise ConfigError("score: groups, bfloat16 and answers go with --model RUN")
+    names = _chosen(equations, region, model)
+    read = _schema(schema, names)
+    choice = Choice(read, names, equations is None, region, extrapolate)
+    if model is not None:
+        choice = _with_model(choice, model, groups, patients, bfloat16, device)
+    job = _Job(patients, choice, part_rows, batch_size)
+    job.check(out)
+    parts = Parts(out, _identity(job, schema, kind), kind)
     if parts.finished:
         parts.tidy()
         print(f"{parts.scores}: scored before; nothing to do")
         return
     number, done = 0, 0
-    with Progress(transient=True) as bar:
+    with ExitStack() as stack:
+        store = job.store(answers or out / "answers.jsonl", stack)
+        bar = stack.enter_context(Progress(transient=True))
         task = bar.add_task("scoring", total=_row_count(patients))
-        for number, (start, frame) in enumerate(frames_of(patients, read, part_rows)):
+        for number, (start, frame) in enumerate(job.frames()):
             if not parts.has(number):
-                rows = to_rows(frame, read, patients, start)
-                risks = evaluate_many(names, rows.patients, extrapolate=extrapolate)
-                table = score_table(rows.ids, start, risks)
-                parts.write(number, table, counts_of(risks, rows.patients.implausible))
+                parts.write(number, *job.scores(start, frame, store, _mover(bar, task, start)))
                 done += 1
             bar.update(task, completed=start + len(frame))
     counts = added(parts.counts(number + 1))
-    for line in _notes(counts, read, equations, region):
+    for line in notes(counts, choice):
         print(line)
-    _report(out, counts, read, names, equations, region, extrapolate)
+    write_report(out, counts, choice)
     parts.join(number + 1)
     parts.tidy()
-    seconds = time.monotonic() - begun
     print(
-        f"{parts.scores}: {counts['patients']} patients by {len(names)} equations"
-        f" ({number + 1 - done} of {number + 1} parts were there) in {seconds:.0f} s"
+        f"{parts.scores}: {counts['patients']} patients by {_said(choice)}"
+        f" ({number + 1 - done} of {number + 1} parts were there) in"
+        f" {time.monotonic() - begun:.0f} s"
     )
+    if choice.tuned is not None:
+        _say_answers(counts["equations"][choice.tuned.name]["risk"], job.computed, store)
 
 
-def _chosen(equations: list[str] | None, region: str | None) -> list[str]:
+@dataclass
+class _Job:
+    """What is scored, part by part.
+
+    Attributes:
+        computed: Prompts that the model answered in this process.
+    """
+
+    patients: Path
+    choice: Choice
+    part_rows: int
+    batch_size: int
+    computed: int = 0
+
+    def check(self, out: Path) -> None:
+        """Let a mistake show before a folder is made."""
+        first = next(self.frames())[1]
+        if self.choice.equations:
+            to_rows(first, self.choice.schema, self.patients)
+        if self.choice.tuned is not None and not (out / "job.json").is_file():
+            _ = self.choice.tuned.network
+
+    def frames(self) -> Iterator[tuple[int, pandas.DataFrame]]:
+        """Parts of the table; without a column to read they have rows alone."""
+        if self.choice.schema.columns():
+            yield from frames_of(self.patients, self.choice.schema, self.part_rows)
+            return
+        import pandas
+
+        assert self.choice.told is not None
+        whole = pandas.DataFrame(index=range(len(self.choice.told)))
+        for start in range(0, len(whole), self.part_rows):
+            yield start, whole.iloc[start : start + self.part_rows]
+
+    def store(self, file: Path, stack: ExitStack) -> AnswerStore | None:
+        """The model's answers, open until the job ends; None without a model."""
+        if self.choice.tuned is None:
+            return None
+        from sagittal_risk.answers import AnswerStore
+
+        return stack.enter_context(AnswerStore(file))
+
+    def scores(
+        self,
+        start: int,
+        frame: pandas.DataFrame,
+        store: AnswerStore | None,
+        step: Callable[[int], None],
+    ) -> tuple[pandas.DataFrame, dict[str, Any]]:
+        """Scores of one part and their counts."""
+        choice, every, implausible = self.choice, [], {}
+        if choice.equations:
+            rows = to_rows(frame, choice.schema, self.patients, start)
+            risks = evaluate_many(choice.equations, rows.patients, extrapolate=choice.extrapolate)
+            every = [of_equation(name, found) for name, found in risks.items()]
+            implausible = by_field(rows.patients.implausible)
+        if choice.tuned is not None and choice.told is not None and store is not None:
+            from sagittal_risk.model_scores import ask, scored
+
+            told = choice.told.tell(start, start + len(frame))
+            prompts = [one.prompt for one in told]
+            asked = ask(choice.tuned, prompts, store, self.batch_size, step)
+            self.computed += asked.computed
+            every.append(scored(choice.tuned, told, asked))
+        ids = ids_of(frame, choice.schema, start)
+        return score_table(ids, start, every), counts_of(len(frame), every, implausible)
+
+
+def _chosen(
+    equations: list[str] | Literal["none"] | None, region: str | None, model: Path | None
+) -> list[str]:
     known = list(known_equations())
-    if equations is not None:
-        for name in equations:
-            if name not in known:
-                raise ConfigError(f"score: no equation {name!r}; there are {', '.join(known)}")
-        return list(dict.fromkeys(equations))
-    return [name for name in known if _region_of(name) in (None, region)]
+    if equations is None:
+        return [name for name in known if _region_of(name) in (None, region)]
+    if equations == "none" or not equations:
+        if model is None:
+            raise ConfigError("score: no equation and no model; give --model RUN, or equations")
+        return []
+    for name in equations:
+        if name not in known:
+            raise ConfigError(f"score: no equation {name!r}; there are {', '.join(known)}")
+    return list(dict.fromkeys(equations))
+
+
+def _schema(schema: Path | None, names: list[str]) -> Schema:
+    """The schema; without equations only its identifiers and missing texts count."""
+    if schema is None:
+        if names:
+            raise ConfigError(
+                "score: the equations need --schema FILE.yaml (columns and units); --equations none"
+                " asks a --model alone"
+            )
+        return Schema({})
+    read = read_schema(schema)
+    return read if names else replace(read, fields={})
+
+
+def _with_model(
+    choice: Choice,
+    model: Path,
+    groups: Path | None,
+    patients: Path,
+    bfloat16: bool,
+    device: str,
+) -> Choice:
+    from sagittal_risk.records.groups import read_groups
+    from sagittal_risk.records.told import ToldTable
+    from sagittal_risk.tuned import TunedModel
+
+    given = None if groups is None else read_groups(groups)
+    tuned: TunedModel = TunedModel(model, bfloat16, device)
+    told: ToldTable = ToldTable(patients, tuned.telling(given), choice.schema.missing)
+    return replace(choice, tuned=tuned, told=told)
 
 
 def _region_of(name: str) -> str | None:
@@ -110,18 +254,23 @@ def _region_of(name: str) -> str | None:
     return next(region for region in sorted(_REGIONS, key=len)[::-1] if name.endswith(region))
 
 
-def _identity(
-    patients: Path, schema: Path, names: list[str], extrapolate: bool, kind: str, part_rows: int
-) -> dict[str, Any]:
-    return {
-        "patients": sha256(patients),
-        "schema": sha256(schema),
-        "equations": names,
-        "extrapolate": extrapolate,
+def _identity(job: _Job, schema: Path | None, kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "patients": sha256(job.patients),
+        "schema": None if schema is None else sha256(schema),
+        "equations": job.choice.equations,
+        "extrapolate": job.choice.extrapolate,
         "kind": kind,
-        "part_rows": part_rows,
+        "part_rows": job.part_rows,
         "version": __version__,
+        "columns": list(COLUMNS),
     }
+    if job.choice.tuned is not None and job.choice.told is not None:
+        told = json.dumps(asdict(job.choice.told.telling), sort_keys=True)
+        found["model"] = f"{job.choice.tuned.name} {job.choice.tuned.identity}"
+        found["groups"] = hashlib.sha256(told.encode()).hexdigest()
+        found["batch_size"] = job.batch_size
+    return found
 
 
 def _row_count(file: Path) -> int:
@@ -134,99 +283,20 @@ def _row_count(file: Path) -> int:
         return sum(block.count(b"\n") for block in iter(lambda: opened.read(1 << 20), b"")) - 1
 
 
-def _notes(
-    counts: dict[str, Any], schema: Schema, equations: list[str] | None, region: str | None
-) -> list[str]:
-    """What limits the scores, in sentences."""
-    notes = []
-    for name, count in counts["implausible"].items():
-        column = schema.fields[name].column
-        notes.append(
-            f"{count} rows have a {name} (column {column}) that no patient has; they get no risk"
-            " that needs it. Another unit in some rows?"
-        )
-    if equations is None and region is None:
-        notes.append("SCORE2 and SCORE2-OP are left out: no region was given (--region).")
-    if equations is None and region == "low":
-        notes.append("SCORE2-OP is left out: its publication gives two scales for the low region.")
-    for name, one in counts["equations"].items():
-        if one["risk"] == 0:
-            most = max(
-                [*one["missing fields"].items(), *one["outside fields"].items()],
-                key=lambda pair: pair[1],
-                default=("nothing", 0),
-            )
-            notes.append(f"{name}: no risk for anyone; most often for want of {most[0]}.")
-    return notes
+def _mover(bar: Any, task: Any, start: int) -> Callable[[int], None]:
+    """Moves the bar to the patients of a part that have their answer."""
+    return lambda patients: bar.update(task, completed=start + patients)
 
 
-def _tables(counts: dict[str, Any], names: list[str]) -> dict[str, Table]:
-    rows, reasons = [], []
-    for name in names:
-        one = counts["equations"][name]
-        low, middle, high = (_quantile(one["histogram"], q) for q in (0.05, 0.5, 0.95))
-        rows.append(
-            [name, counts["patients"], one["risk"], one["applicable"], one["missing"],
-             one["outside"], middle, f"{low} to {high}" if low else ""]
-        )  # fmt: skip
-        for why in ("missing", "outside"):
-            reasons += [[name, why, field, n] for field, n in one[f"{why} fields"].items()]
-    columns = ["equation", "patients", "with a risk", "applicable", "something missing",
-               "something out of range", "median risk", "5 % to 95 %"]  # fmt: skip
-    tables: dict[str, Table] = {"scores": (columns, rows)}
-    if reasons:
-        tables["reasons"] = (["equation", "what", "field", "patients"], reasons)
-    return tables
+def _said(choice: Choice) -> str:
+    count = len(choice.equations)
+    equations = [f"{count} equations"] if count else []
+    return " and ".join(equations + ([choice.tuned.name] if choice.tuned else []))
 
 
-def _quantile(histogram: list[int], share: float) -> str:
-    total = np.cumsum(histogram)
-    if not total[-1]:
-        return ""
-    place = int(np.searchsorted(total, share * total[-1]))
-    return f"{100 * (BINS[place] + BINS[place + 1]) / 2:.1f} %"
-
-
-def _report(
-    out: Path,
-    counts: dict[str, Any],
-    schema: Schema,
-    names: list[str],
-    equations: list[str] | None,
-    region: str | None,
-    extrapolate: bool,
-) -> None:
-    """``report.html`` and ``results.json``: counts only."""
-    from matplotlib.figure import Figure
-
-    report = Report("Risk scores")
-    report.text("Research software, not a medical device. Scores stay in this folder.")
-    for note in _notes(counts, schema, equations, region):
-        report.text(note)
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for name in names:
-        histogram = np.array(counts["equations"][name]["histogram"])
-        if histogram.sum():
-            shown = np.r_[0, np.cumsum(histogram)] / histogram.sum()
-            axes.plot(100 * BINS, 100 * shown, lw=1, label=name)
-    axes.set(xlabel="risk (%)", ylabel="patients with at most this risk (%)")
-    if axes.lines:
-        axes.legend(frameon=False, fontsize=6, ncols=2)
-    report.picture("Distribution", figure, "Of patients with a risk, by equation.")
-    captions = {
-        "scores": "Applicable: nothing missing, everything in the range of the derivation.",
-        "reasons": "A patient may count in several rows.",
-    }
-    tables = _tables(counts, names)
-    for name, (columns, rows) in tables.items():
-        report.table(name, columns, rows, captions[name])
-    report.config({"equations": names, "region": region, "extrapolate": extrapolate})
-    report.write(out / "report.html")
-    write_results(
-        out / "results.json",
-        command=command_line("sagittal-risk", sys.argv[1:]),
-        seeds=[],
-        n={"patients": counts["patients"]},
-        tables=without_paths(tables),
-    )
+def _say_answers(total: int, computed: int, store: AnswerStore | None) -> None:
+    there = total - computed
+    share = f" ({100 * there / total:.1f} %)" if total else ""
+    print(f"answers: {total:,}, of which {there:,} were there{share}")
+    if store is not None and store.damaged:
+        print(f"{store.damaged} damaged lines of {store.file} were left out and asked again")

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "id", "row", "equation", "outcome", "years", "risk", "applicable", "missing", "out_of_range",
+    "answer_mass",
 )  # fmt: skip
 BINS = np.linspace(0, 1, 201)
+# A mass may be far below the first bin of a risk.
+MASS_BINS = np.r_[0, np.logspace(-8, np.log10(BINS[1]), 58)[:-1], BINS[1:]]
 
 
 @dataclass(frozen=True)
@@ -122,48 +125,97 @@ class Parts:
         return self._parts / f"part-{number:06d}"
 
 
-def score_table(ids: Sequence[str], start: int, risks: Mapping[str, Risks]) -> pandas.DataFrame:
-    """One row for each patient and equation, patients in order."""
+@dataclass(frozen=True)
+class Scored:
+    """What one equation or model says of a part's patients, as it is written and counted.
+
+    Attributes:
+        name: Of the equation or model.
+        outcome: What the risk is of.
+        years: The horizon; None where nobody states it.
+        risk: (n,) NaN where there is none.
+        applicable: (n,) whether the risk may be taken as it is.
+        missing: (n,) names of what was missing, joined by ``;``.
+        outside: (n,) names of what was out of range, joined by ``;``.
+        counts: Of the part; they add up over parts.
+        mass: (n,) a language model's answer mass; None of an equation.
+    """
+
+    name: str
+    outcome: str
+    years: int | None
+    risk: NDArray[np.float64]
+    applicable: NDArray[np.bool_]
+    missing: NDArray[np.object_]
+    outside: NDArray[np.object_]
+    counts: Mapping[str, Any]
+    mass: NDArray[np.float64] | None = None
+
+
+def of_equation(name: str, found: Risks) -> Scored:
+    """Risks of an equation."""
+    counts = {
+        "risk": int(np.isfinite(found.risk).sum()),
+        "applicable": int(found.applicable.sum()),
+        "missing": int((found.missing != 0).sum()),
+        "outside": int((found.outside != 0).sum()),
+        "missing fields": by_field(found.missing),
+        "outside fields": by_field(found.outside),
+        "histogram": np.histogram(found.risk[np.isfinite(found.risk)], BINS)[0].tolist(),
+    }
+    return Scored(
+        name=name,
+        outcome=found.equation.outcome,
+        years=found.equation.horizon,
+        risk=found.risk,
+        applicable=found.applicable,
+        missing=_named(found.missing),
+        outside=_named(found.outside),
+        counts=counts,
+    )
+
+
+def score_table(ids: Sequence[str], start: int, every: Sequence[Scored]) -> pandas.DataFrame:
+    """One row for each patient and equation or model, patients in order."""
     import pandas
 
-    count, many = len(ids), len(risks)
-    every = list(risks.values())
+    count, many = len(ids), len(every)
+    nothing = np.full(count, np.nan)
 
     def laid(columns: list[NDArray[Any]]) -> NDArray[Any]:
         return np.stack(columns, 1).ravel()
 
+    def tiled(values: list[Any], kind: type) -> NDArray[Any]:
+        return np.tile(np.array(values, dtype=kind), count)
+
+    years = pandas.arrays.IntegerArray(
+        tiled([one.years or 0 for one in every], np.int64),
+        tiled([one.years is None for one in every], bool),
+    )
     return pandas.DataFrame(
         {
             "id": np.repeat(np.asarray(ids, dtype=object), many),
             "row": np.repeat(np.arange(start + 1, start + count + 1), many),
-            "equation": np.tile(np.array(list(risks), dtype=object), count),
-            "outcome": np.tile(np.array([r.equation.outcome for r in every], dtype=object), count),
-            "years": np.tile([r.equation.horizon for r in every], count),
-            "risk": laid([r.risk for r in every]),
-            "applicable": laid([r.applicable for r in every]),
-            "missing": _named(laid([r.missing for r in every])),
-            "out_of_range": _named(laid([r.outside for r in every])),
+            "equation": tiled([one.name for one in every], object),
+            "outcome": tiled([one.outcome for one in every], object),
+            "years": years,
+            "risk": laid([one.risk for one in every]),
+            "applicable": laid([one.applicable for one in every]),
+            "missing": laid([one.missing for one in every]),
+            "out_of_range": laid([one.outside for one in every]),
+            "answer_mass": laid([nothing if one.mass is None else one.mass for one in every]),
         }
     )
 
 
-def counts_of(risks: Mapping[str, Risks], implausible: NDArray[np.uint16]) -> dict[str, Any]:
+def counts_of(
+    patients: int, every: Sequence[Scored], implausible: Mapping[str, int]
+) -> dict[str, Any]:
     """Counts of a part, which add up over parts."""
     return {
-        "patients": len(implausible),
-        "implausible": _by_field(implausible),
-        "equations": {
-            name: {
-                "risk": int(np.isfinite(one.risk).sum()),
-                "applicable": int(one.applicable.sum()),
-                "missing": int((one.missing != 0).sum()),
-                "outside": int((one.outside != 0).sum()),
-                "missing fields": _by_field(one.missing),
-                "outside fields": _by_field(one.outside),
-                "histogram": np.histogram(one.risk[np.isfinite(one.risk)], BINS)[0].tolist(),
-            }
-            for name, one in risks.items()
-        },
+        "patients": patients,
+        "implausible": dict(implausible),
+        "equations": {one.name: dict(one.counts) for one in every},
     }
 
 
@@ -192,6 +244,7 @@ def _named(bits: NDArray[np.uint16]) -> NDArray[Any]:
     return np.array([";".join(names_of(int(b))) for b in distinct], dtype=object)[place]
 
 
-def _by_field(bits: NDArray[np.uint16]) -> dict[str, int]:
+def by_field(bits: NDArray[np.uint16]) -> dict[str, int]:
+    """How many patients have a field's bit set, of those that anyone has."""
     counted = {name: int(((bits & np.uint16(bit)) != 0).sum()) for name, bit in BIT.items()}
     return {name: count for name, count in counted.items() if count}

@@ -19,7 +19,8 @@ _SAID = {
     "sex": {"female": "female", "f": "female", "male": "male", "m": "male"},
     "race": {"white": "white", "black": "black", "other": "other"},
 }
-_YES_NO = {"1": 1, "true": 1, "yes": 1, "y": 1, "0": 0, "false": 0, "no": 0, "n": 0}
+YES_NO = {"1": 1, "true": 1, "yes": 1, "y": 1, "0": 0, "false": 0, "no": 0, "n": 0}
+"""Texts of flags, in small letters."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def read_schema(file: str | Path) -> Schema:
 
 def said_values(name: str) -> Mapping[str, str | float]:
     """Texts, in small letters, that need no mapping: yes and no of flags, female, f, ..."""
-    return _YES_NO if FIELDS[name].flag else _SAID.get(name, {})
+    return YES_NO if FIELDS[name].flag else _SAID.get(name, {})
 
 
 def _column(path: Path, name: str, given: Any) -> Column:

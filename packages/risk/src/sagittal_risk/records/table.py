@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,11 +79,66 @@ def to_rows(frame: pandas.DataFrame, schema: Schema, file: Path, start: int = 0)
         name: _values(frame, name, column, schema, file, start)
         for name, column in schema.fields.items()
     }
+    return Rows(ids_of(frame, schema, start), Patients.from_columns(columns, str(file)))
+
+
+def ids_of(frame: pandas.DataFrame, schema: Schema, start: int = 0) -> list[str]:
+    """What names each patient of a part: the schema's column, or the number of the row, from 1."""
     if schema.id is None:
-        ids = [str(start + row + 1) for row in range(len(frame))]
+        return [str(start + row + 1) for row in range(len(frame))]
+    return frame[schema.id].astype(str).tolist()
+
+
+def column_names(file: Path) -> list[str]:
+    """Columns of a table.
+
+    Raises:
+        DataError: No such file, another suffix, or no table.
+    """
+    import pandas
+
+    if not file.is_file():
+        raise DataError(file, key="(file)", expected="a table", found="no such file")
+    if not _is_csv(file):
+        return list(_opened(file).schema_arrow.names)
+    try:
+        return [str(name) for name in pandas.read_csv(file, sep=_separator(file), nrows=0).columns]
+    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise _no_csv(file, error) from None
+
+
+def whole_table(
+    file: Path, wanted: Collection[str], missing: Collection[str] = ()
+) -> pandas.DataFrame:
+    """Those of the columns that are there, all rows, with the types that pandas finds.
+
+    Args:
+        file: The table.
+        wanted: Names.
+        missing: Texts of a CSV file that stand for a missing value, beside those of pandas.
+
+    Raises:
+        DataError: As :func:`column_names`, or there is no row.
+    """
+    import pandas
+
+    there = [name for name in column_names(file) if name in set(wanted)]
+    if _is_csv(file):
+        try:
+            table = pandas.read_csv(
+                file,
+                sep=_separator(file),
+                usecols=there,
+                na_values=list(missing),
+                low_memory=False,
+            )
+        except (pandas.errors.ParserError, UnicodeDecodeError) as error:
+            raise _no_csv(file, error) from None
     else:
-        ids = frame[schema.id].astype(str).tolist()
-    return Rows(ids, Patients.from_columns(columns, str(file)))
+        table = _opened(file).read(columns=there).to_pandas()
+    if not len(table):
+        raise DataError(file, key="(file)", expected="at least one row", found="none")
+    return table
 
 
 def _values(
@@ -168,32 +223,41 @@ def _is_csv(file: Path) -> bool:
 def _csv(file: Path, wanted: list[str], rows: int) -> Iterator[pandas.DataFrame]:
     import pandas
 
-    separator = "\t" if file.suffix.lower() == ".tsv" else ","
+    _expect_columns(file, wanted, column_names(file))
+    separator = _separator(file)
     try:
-        header = pandas.read_csv(file, sep=separator, nrows=0).columns.tolist()
-        _expect_columns(file, wanted, header)
         yield from pandas.read_csv(
             file, sep=separator, usecols=wanted, dtype=str, keep_default_na=False, chunksize=rows
         )
-    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(
-            file, key="(file)", expected="a CSV table", found=type(error).__name__
-        ) from None
+    except (pandas.errors.ParserError, UnicodeDecodeError) as error:
+        raise _no_csv(file, error) from None
+
+
+def _separator(file: Path) -> str:
+    return "\t" if file.suffix.lower() == ".tsv" else ","
+
+
+def _no_csv(file: Path, error: Exception) -> DataError:
+    return DataError(file, key="(file)", expected="a CSV table", found=type(error).__name__)
 
 
 def _parquet(file: Path, wanted: list[str], rows: int) -> Iterator[pandas.DataFrame]:
+    opened = _opened(file)
+    _expect_columns(file, wanted, opened.schema_arrow.names)
+    for batch in opened.iter_batches(rows, columns=wanted):
+        yield batch.to_pandas()
+
+
+def _opened(file: Path) -> Any:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        opened = pyarrow.parquet.ParquetFile(file)
+        return pyarrow.parquet.ParquetFile(file)
     except pyarrow.ArrowInvalid as error:
         raise DataError(
             file, key="(file)", expected="a Parquet table", found=str(error)[:200]
         ) from None
-    _expect_columns(file, wanted, opened.schema_arrow.names)
-    for batch in opened.iter_batches(rows, columns=wanted):
-        yield batch.to_pandas()
 
 
 def _expect_columns(file: Path, wanted: list[str], there: list[str]) -> None:
