@@ -16,9 +16,10 @@ from sagittal_core.privacy import command_line, without_paths
 from sagittal_core.report import Report
 from sagittal_core.results import Table, write_results
 from sagittal_risk import __version__
+from sagittal_risk.egfr import DIFFERS
 from sagittal_risk.equations import equations as known_equations
-from sagittal_risk.equations import evaluate_many
-from sagittal_risk.records.schema import Schema, read_schema
+from sagittal_risk.equations import evaluate_many, family, informed
+from sagittal_risk.records.schema import Column, Schema, read_schema
 from sagittal_risk.records.table import frames_of, to_rows
 from sagittal_risk.scoring import BINS, Parts, added, counts_of, score_table, sha256
 
@@ -45,7 +46,9 @@ def score(
         patients: a table, one row a patient (.csv, .tsv, .parquet).
         schema: YAML that says which column is which field, in which unit.
         out: folder of the scores; a new one for another table, schema or choice.
-        equations: names, such as prevent_cvd_10y; without it all, SCORE2 of the region given.
+        equations: names, such as prevent_cvd_10y, or families, such as prevent_full; without it
+            all, but SCORE2 of the region given, and of PREVENT's extensions the one that takes what
+            the schema has of UACR, HbA1c and SDI.
         region: risk region of SCORE2 and SCORE2-OP; without it both are left out.
         extrapolate: compute and flag a risk where the publication gives none.
         kind: csv or json.
@@ -61,7 +64,7 @@ def score(
     if schema is None or part_rows < 1:
         raise ConfigError("score: give --schema FILE.yaml (columns and units), part_rows from 1")
     read = read_schema(schema)
-    names = _chosen(equations, region)
+    names = _chosen(equations, region, read)
     first = next(frames_of(patients, read, part_rows))[1]
     to_rows(first, read, patients)  # a mistake shows before a folder is made
     parts = Parts(out, _identity(patients, schema, names, extrapolate, kind, part_rows), kind)
@@ -76,8 +79,7 @@ def score(
             if not parts.has(number):
                 rows = to_rows(frame, read, patients, start)
                 risks = evaluate_many(names, rows.patients, extrapolate=extrapolate)
-                table = score_table(rows.ids, start, risks)
-                parts.write(number, table, counts_of(risks, rows.patients.implausible))
+                parts.write(number, score_table(rows, start, risks), counts_of(risks, rows))
                 done += 1
             bar.update(task, completed=start + len(frame))
     counts = added(parts.counts(number + 1))
@@ -93,14 +95,19 @@ def score(
     )
 
 
-def _chosen(equations: list[str] | None, region: str | None) -> list[str]:
-    known = list(known_equations())
-    if equations is not None:
-        for name in equations:
-            if name not in known:
-                raise ConfigError(f"score: no equation {name!r}; there are {', '.join(known)}")
-        return list(dict.fromkeys(equations))
-    return [name for name in known if _region_of(name) in (None, region)]
+def _chosen(equations: list[str] | None, region: str | None, schema: Schema) -> list[str]:
+    known = known_equations()
+    if equations is None:
+        taken = informed(schema.fields)
+        plain = [name for name, one in known.items() if not one.optional]
+        return [*(name for name in plain if _region_of(name) in (None, region)), *taken]
+    chosen: list[str] = []
+    for name in equations:
+        found = [name] if name in known else family(name)
+        if not found:
+            raise ConfigError(f"score: no equation {name!r}; there are {', '.join(known)}")
+        chosen += found
+    return list(dict.fromkeys(chosen))
 
 
 def _region_of(name: str) -> str | None:
@@ -140,11 +147,13 @@ def _notes(
     """What limits the scores, in sentences."""
     notes = []
     for name, count in counts["implausible"].items():
-        column = schema.fields[name].column
+        # An eGFR that the table does not have comes from its creatinine.
+        column = schema.fields.get(name, schema.fields.get("creatinine", Column())).column
         notes.append(
             f"{count} rows have a {name} (column {column}) that no patient has; they get no risk"
             " that needs it. Another unit in some rows?"
         )
+    notes += _stand_ins(counts)
     if equations is None and region is None:
         notes.append("SCORE2 and SCORE2-OP are left out: no region was given (--region).")
     if equations is None and region == "low":
@@ -160,6 +169,33 @@ def _notes(
     return notes
 
 
+def _stand_ins(counts: dict[str, Any]) -> list[str]:
+    """What was computed or supposed instead of known, in sentences."""
+    notes = []
+    if counts["egfr computed"]:
+        notes.append(
+            f"{counts['egfr computed']} rows have an eGFR computed from creatinine, age and sex"
+            " (CKD-EPI 2021)."
+        )
+    if counts["egfr differs"]:
+        notes.append(
+            f"{counts['egfr differs']} rows have an eGFR that is more than {DIFFERS:.0%} off that"
+            " of their creatinine; the one stated counts."
+        )
+    known = known_equations()
+    unknown = {
+        (known[name].family, field, count): None
+        for name, one in counts["equations"].items()
+        for field, count in one["unknown fields"].items()
+    }
+    for table, field, count in unknown:
+        notes.append(
+            f"{table}: {count} rows have no {field}; the model's published term for a missing value"
+            " stands in (column missing_term)."
+        )
+    return notes
+
+
 def _tables(counts: dict[str, Any], names: list[str]) -> dict[str, Table]:
     rows, reasons = [], []
     for name in names:
@@ -171,6 +207,8 @@ def _tables(counts: dict[str, Any], names: list[str]) -> dict[str, Table]:
         )  # fmt: skip
         for why in ("missing", "outside"):
             reasons += [[name, why, field, n] for field, n in one[f"{why} fields"].items()]
+        stood_in = one["unknown fields"].items()
+        reasons += [[name, "term for a missing value", field, n] for field, n in stood_in]
     columns = ["equation", "patients", "with a risk", "applicable", "something missing",
                "something out of range", "median risk", "5 % to 95 %"]  # fmt: skip
     tables: dict[str, Table] = {"scores": (columns, rows)}

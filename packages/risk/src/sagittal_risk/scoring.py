@@ -17,12 +17,14 @@ from sagittal_core.errors import ConfigError
 from sagittal_core.run_folder import write_atomically
 from sagittal_risk.equations.evaluator import Risks
 from sagittal_risk.fields import BIT, names_of
+from sagittal_risk.records.table import Rows
 
 if TYPE_CHECKING:
     import pandas
 
 COLUMNS = (
     "id", "row", "equation", "outcome", "years", "risk", "applicable", "missing", "out_of_range",
+    "missing_term", "egfr_computed",
 )  # fmt: skip
 BINS = np.linspace(0, 1, 201)
 
@@ -122,10 +124,11 @@ class Parts:
         return self._parts / f"part-{number:06d}"
 
 
-def score_table(ids: Sequence[str], start: int, risks: Mapping[str, Risks]) -> pandas.DataFrame:
+def score_table(rows: Rows, start: int, risks: Mapping[str, Risks]) -> pandas.DataFrame:
     """One row for each patient and equation, patients in order."""
     import pandas
 
+    ids, egfr = rows.ids, rows.egfr_computed
     count, many = len(ids), len(risks)
     every = list(risks.values())
 
@@ -143,15 +146,19 @@ def score_table(ids: Sequence[str], start: int, risks: Mapping[str, Risks]) -> p
             "applicable": laid([r.applicable for r in every]),
             "missing": _named(laid([r.missing for r in every])),
             "out_of_range": _named(laid([r.outside for r in every])),
+            "missing_term": _named(laid([r.unknown for r in every])),
+            "egfr_computed": laid([egfr & ("egfr" in r.equation.needs) for r in every]),
         }
     )
 
 
-def counts_of(risks: Mapping[str, Risks], implausible: NDArray[np.uint16]) -> dict[str, Any]:
+def counts_of(risks: Mapping[str, Risks], rows: Rows) -> dict[str, Any]:
     """Counts of a part, which add up over parts."""
     return {
-        "patients": len(implausible),
-        "implausible": _by_field(implausible),
+        "patients": len(rows.ids),
+        "implausible": _by_field(rows.patients.implausible),
+        "egfr computed": int(rows.egfr_computed.sum()),
+        "egfr differs": int(rows.egfr_differs.sum()),
         "equations": {
             name: {
                 "risk": int(np.isfinite(one.risk).sum()),
@@ -160,6 +167,7 @@ def counts_of(risks: Mapping[str, Risks], implausible: NDArray[np.uint16]) -> di
                 "outside": int((one.outside != 0).sum()),
                 "missing fields": _by_field(one.missing),
                 "outside fields": _by_field(one.outside),
+                "unknown fields": _by_field(one.unknown),
                 "histogram": np.histogram(one.risk[np.isfinite(one.risk)], BINS)[0].tolist(),
             }
             for name, one in risks.items()
@@ -187,11 +195,11 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _named(bits: NDArray[np.uint16]) -> NDArray[Any]:
+def _named(bits: NDArray[np.uint32]) -> NDArray[Any]:
     distinct, place = np.unique(bits, return_inverse=True)
     return np.array([";".join(names_of(int(b))) for b in distinct], dtype=object)[place]
 
 
-def _by_field(bits: NDArray[np.uint16]) -> dict[str, int]:
-    counted = {name: int(((bits & np.uint16(bit)) != 0).sum()) for name, bit in BIT.items()}
+def _by_field(bits: NDArray[np.uint32]) -> dict[str, int]:
+    counted = {name: int(((bits & np.uint32(bit)) != 0).sum()) for name, bit in BIT.items()}
     return {name: count for name, count in counted.items() if count}

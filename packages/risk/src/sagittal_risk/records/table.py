@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagittal_core.errors import DataError
+from sagittal_risk.egfr import complete
 from sagittal_risk.fields import FIELDS, to_numbers
 from sagittal_risk.patients import Patients
 from sagittal_risk.records.schema import Column, Schema, said_values
@@ -25,11 +26,15 @@ class Rows:
 
     Attributes:
         ids: One of each patient, as text.
-        patients: Their fields.
+        patients: Their fields; eGFR where it is not stated comes from creatinine, age and sex.
+        egfr_computed: (n,) whether it does.
+        egfr_differs: (n,) whether a stated eGFR is far off that of the creatinine.
     """
 
     ids: list[str]
     patients: Patients
+    egfr_computed: NDArray[np.bool_]
+    egfr_differs: NDArray[np.bool_]
 
 
 def read_rows(file: str | Path, schema: Schema) -> Rows:
@@ -83,7 +88,9 @@ def to_rows(frame: pandas.DataFrame, schema: Schema, file: Path, start: int = 0)
         ids = [str(start + row + 1) for row in range(len(frame))]
     else:
         ids = frame[schema.id].astype(str).tolist()
-    return Rows(ids, Patients.from_columns(columns, str(file)))
+    whole = complete(columns)
+    patients = Patients.from_columns(whole.columns, str(file))
+    return Rows(ids, patients, whole.computed, whole.differs)
 
 
 def _values(
