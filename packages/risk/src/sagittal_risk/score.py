@@ -21,7 +21,7 @@ from sagittal_risk.equations import equations as known_equations
 from sagittal_risk.equations import evaluate_many, family, informed
 from sagittal_risk.records.schema import Column, Schema, read_schema
 from sagittal_risk.records.table import frames_of, to_rows
-from sagittal_risk.scoring import BINS, Parts, added, counts_of, score_table, sha256
+from sagittal_risk.scoring import BINS, COLUMNS, Parts, added, counts_of, score_table, sha256
 
 _REGIONS = ("low", "moderate", "high", "very_high", "uncalibrated")
 
@@ -127,6 +127,7 @@ def _identity(
         "extrapolate": extrapolate,
         "kind": kind,
         "part_rows": part_rows,
+        "columns": list(COLUMNS),
         "version": __version__,
     }
 
