@@ -15,7 +15,7 @@ import numpy as np
 
 from sagittal_core.results import write_results
 from sagittal_core.seeds import counter_seed
-from sagittal_risk.equations import equations, evaluate_many
+from sagittal_risk.equations import evaluate_many, family
 from sagittal_risk.patients import Patients
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "bench_prevent.json")
     args = parser.parse_args()
-    every = [name for name in equations() if name.startswith("prevent")]
+    every = family("prevent")
     made = columns()
     patients = Patients.from_columns(made)
     checked = best(args.rounds, lambda: Patients.from_columns(made))

@@ -79,6 +79,11 @@ def test_a_patient_is_scored_as_one_types(browser: WebDriver) -> None:
         fill(browser, systolic="160")
         wait(browser, lambda b: row(b, "prevent_cvd_10y")[3] == "14.7 %")
         assert browser.find_element(*error).text == ""
+        assert not row(browser, "prevent_hba1c_cvd_10y")
+        fill(browser, hba1c="9.2")
+        wait(browser, lambda b: (row(b, "prevent_hba1c_cvd_10y") or [""] * 4)[3] == "16.5 %")
+        fill(browser, egfr="", creatinine="0.8")
+        wait(browser, lambda b: "eGFR 90 from creatinine" in b.find_element(By.ID, "egfr").text)
         assert not [
             e
             for e in browser.get_log("browser")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import yaml
 
 from sagittal_core.results import read_results
 from sagittal_risk.cli import run
-from sagittal_risk.equations import equations, prevent
+from sagittal_risk.equations import equations, family, prevent
 from sagittal_risk.patients import Patients
 
 pytestmark = pytest.mark.e2e
@@ -66,7 +67,8 @@ def test_every_patient_gets_a_row_by_every_equation(
     table, out = patients(tmp_path), tmp_path / "out"
     assert score(table, out, "--part_rows", "16") == 0
     scores = pandas.read_csv(out / "scores.csv", keep_default_na=False)
-    chosen = [n for n in equations() if not n.startswith("score2") or n.endswith("_moderate")]
+    plain = [name for name, one in equations().items() if not one.optional]
+    chosen = [n for n in plain if not n.startswith("score2") or n.endswith("_moderate")]
     assert len(scores) == 40 * len(chosen)
     assert set(scores["equation"]) == set(chosen)
     assert scores["row"].drop_duplicates().tolist() == list(range(1, 41))
@@ -103,6 +105,73 @@ def test_every_patient_gets_a_row_by_every_equation(
         assert str(tmp_path) not in text
     assert "40 patients by 14 equations" in capsys.readouterr().out
     assert not (out / "parts").exists()
+
+
+def test_extensions_of_prevent_and_egfr_from_creatinine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = patients(tmp_path)
+    frame = pandas.read_csv(table, dtype=str, keep_default_na=False)
+    frame["crea"], frame["a1c"] = "88.4", "53"
+    frame.loc[0, "egfr"] = ""
+    frame.loc[4, "crea"] = "400"  # its stated eGFR is far off
+    frame.loc[5, "a1c"] = ""
+    frame.loc[6, "a1c"] = "190"  # 19.5 %
+    frame.to_csv(table, index=False)
+    read = yaml.safe_load((CONFIGS / "schema.yaml").read_text())
+    read["fields"]["creatinine"] = {"column": "crea", "unit": "umol/L"}
+    read["fields"]["hba1c"] = {"column": "a1c", "unit": "mmol/mol"}
+    schema, out = tmp_path / "schema.yaml", tmp_path / "out"
+    schema.write_text(yaml.safe_dump(read))
+    given = ["score", str(table), "--schema", str(schema), "--out"]
+    assert run([*given, str(out)]) == 0
+    said = capsys.readouterr().out
+    differ = int(re.search(r"(\d+) rows have an eGFR that is more than 20% off", said)[1])
+    assert 1 <= differ < 40
+    assert "1 rows have an eGFR computed from creatinine, age and sex" in said
+    assert "prevent_hba1c_10y: 1 rows have no hba1c" in said
+    text = (out / "report.html").read_text()
+    assert "1 rows have an eGFR computed from creatinine" in text
+    assert "term for a missing value" in text
+    scores = pandas.read_csv(out / "scores.csv", keep_default_na=False)
+    added = {n for n in scores["equation"] if any(m in n for m in ("uacr", "hba1c", "sdi", "full"))}
+    assert added == set(family("prevent_hba1c"))
+    assert set(family("prevent")) <= set(scores["equation"])
+    by = scores.set_index(["id", "equation"])
+    assert str(by.loc[("secret-0", "prevent_cvd_10y"), "egfr_computed"]) == "True"
+    assert str(by.loc[("secret-0", "pce"), "egfr_computed"]) == "False"  # does not take it
+    assert str(by.loc[("secret-4", "prevent_cvd_10y"), "egfr_computed"]) == "False"
+    one = by.loc[("secret-5", "prevent_hba1c_cvd_10y")]
+    assert (one["missing_term"], one["missing"], str(one["applicable"])) == ("hba1c", "", "True")
+    assert float(one["risk"]) > 0
+    assert by.loc[("secret-5", "prevent_cvd_10y"), "missing_term"] == ""
+    high = by.loc[("secret-6", "prevent_hba1c_cvd_10y")]
+    assert (high["risk"], high["out_of_range"]) == ("", "hba1c")
+
+    assert run([*given, str(tmp_path / "full"), "--equations", "[prevent_full,pce]"]) == 0
+    scores = pandas.read_csv(tmp_path / "full" / "scores.csv", keep_default_na=False)
+    assert set(scores["equation"]) == {*family("prevent_full"), "pce"}
+    unknown = scores[scores["equation"] == "prevent_full_hf_10y"]["missing_term"]
+    assert unknown.tolist() == ["uacr;sdi"] * 5 + ["uacr;hba1c;sdi"] + ["uacr;sdi"] * 34
+
+
+def test_a_computed_egfr_that_no_patient_has_is_named_with_its_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = patients(tmp_path)
+    frame = pandas.read_csv(table, dtype=str, keep_default_na=False)
+    frame["egfr"] = "1.0"
+    frame.loc[0, "egfr"], frame.loc[0, "age_years"] = "30", "95"
+    frame.to_csv(table, index=False)
+    read = yaml.safe_load((CONFIGS / "schema.yaml").read_text())
+    del read["fields"]["egfr"]
+    read["fields"]["creatinine"] = {"column": "egfr", "unit": "mg/dL"}
+    (tmp_path / "schema.yaml").write_text(yaml.safe_dump(read))
+    given = ["score", str(table), "--schema", str(tmp_path / "schema.yaml")]
+    assert run([*given, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "40 rows have an eGFR computed from creatinine" in said
+    assert "1 rows have a egfr (column egfr) that no patient has" in said
 
 
 def test_scoring_again_does_nothing_and_other_settings_are_refused(

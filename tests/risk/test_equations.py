@@ -336,7 +336,7 @@ def test_units_are_converted_once() -> None:
 
 
 def test_tables_say_where_they_come_from() -> None:
-    assert len(equations()) == 10 + 5 + 4 + 1 + 1
+    assert len(equations()) == 50 + 5 + 4 + 1 + 1
     for table in read_tables().values():
         assert "doi" in table.source
         assert len(table.checked) > 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sagittal_core.errors import DataError
+from sagittal_risk.equations import family
 from sagittal_risk.page import patient_page, score
 
 PATIENT = {
@@ -59,6 +60,29 @@ def test_what_is_missing_out_of_range_or_impossible_is_said() -> None:
     assert "no patient has this: age" in str(one["notes"])
     with pytest.raises(DataError, match="look like mmol/L"):
         risk_of(PATIENT | {"total_cholesterol": "5.2"})
+
+
+def test_egfr_from_creatinine_is_said() -> None:
+    given = PATIENT | {"egfr": "", "creatinine": "70.72", "creatinine unit": "umol/L"}
+    answer = score(given, ["prevent_cvd_10y"])
+    assert answer["egfr"] == "eGFR 90 from creatinine, age and sex (CKD-EPI 2021)"
+    assert answer["risks"][0]["risk"] == pytest.approx(0.147, abs=1e-3)
+    answer = score(given | {"egfr": "60"}, ["prevent_cvd_10y"])
+    assert answer["egfr"].startswith("the eGFR filled in counts")
+    assert score(PATIENT, ["prevent_cvd_10y"])["egfr"] == ""
+
+
+def test_the_extension_that_takes_what_is_known_is_added() -> None:
+    risks = score(PATIENT | {"hba1c": "9.2"}, ["prevent_cvd_10y"])["risks"]
+    by = {one["equation"]: one for one in risks}
+    assert set(by) == {"prevent_cvd_10y", *family("prevent_hba1c")}
+    assert by["prevent_hba1c_cvd_10y"]["risk"] == pytest.approx(0.165, abs=5e-4)
+    risks = score(PATIENT | {"hba1c": "9.2", "uacr": "92", "uacr unit": "mg/g"}, [])["risks"]
+    assert {one["equation"] for one in risks} == set(family("prevent_full"))
+    assert {one["notes"] for one in risks} == {"term for a missing value: social deprivation index"}
+    (one, *_) = score(PATIENT | {"sdi": "11"}, [])["risks"]
+    assert one["risk"] is None
+    assert "no patient has this: social deprivation index" in one["notes"]
 
 
 def test_an_empty_form_is_no_error_and_a_word_is_one() -> None:

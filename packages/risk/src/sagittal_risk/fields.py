@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +14,12 @@ from sagittal_core.errors import DataError
 MMOL_PER_MG = 0.02586
 """mmol/L of cholesterol in one mg/dL, as the PREVENT equations have it."""
 
+UMOL_PER_MG = 88.4
+"""umol/L of creatinine in one mg/dL."""
+
+Conversion: TypeAlias = float | tuple[float, float]
+"""A factor, or a factor and what is added afterwards."""
+
 
 @dataclass(frozen=True)
 class Field:
@@ -21,18 +28,20 @@ class Field:
     Attributes:
         name: Its name everywhere in this package.
         unit: The unit that values are kept in; empty for flags and categories.
-        units: Other units that a table may be in, with the factor that converts them.
+        units: Other units that a table may be in, with what converts them.
         plausible: Lowest and highest value that a living patient can have, in ``unit``.
         codes: Categories and their numbers; empty for numbers and flags.
         flag: Whether it is 0 or 1.
+        whole: Whether other than whole numbers are implausible.
     """
 
     name: str
     unit: str = ""
-    units: Mapping[str, float] = field(default_factory=dict)
+    units: Mapping[str, Conversion] = field(default_factory=dict)
     plausible: tuple[float, float] = (0.0, 1.0)
     codes: Mapping[str, int] = field(default_factory=dict)
     flag: bool = False
+    whole: bool = False
 
 
 _CHOLESTEROL = {"mmol/L": 1 / MMOL_PER_MG}
@@ -52,6 +61,11 @@ FIELDS: dict[str, Field] = {
         Field("smoker", flag=True),
         Field("bp_treated", flag=True),
         Field("statin", flag=True),
+        Field("creatinine", "mg/dL", {"umol/L": 1 / UMOL_PER_MG}, (0.1, 30)),
+        Field("uacr", "mg/g", {"mg/mmol": UMOL_PER_MG / 10}, (0, 100_000)),
+        # IFCC to NGSP by the master equation of the networks.
+        Field("hba1c", "%", {"mmol/mol": (0.0915, 2.15)}, (3, 25)),
+        Field("sdi", "decile", plausible=(1, 10), whole=True),
     )
 }
 """Every field, by name; the position is its bit in :class:`Patients`."""
@@ -103,8 +117,7 @@ def to_numbers(
             found = f"{wrong} rows with other values" if wrong else f"unit {unit!r}"
             raise DataError(source, key=name, expected="0, 1 or missing, no unit", found=found)
         return numbers
-    factor = _factor(one, unit, source)
-    converted = numbers * factor if factor != 1 else numbers
+    converted = _converted(numbers, _conversion(one, unit, source))
     if expect_unit:
         _expect_unit(one, numbers, converted, unit or one.unit, source)
     return converted
@@ -113,10 +126,20 @@ def to_numbers(
 def implausible(name: str, numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Known values that no patient can have, (n,)."""
     low, high = FIELDS[name].plausible
-    return (numbers < low) | (numbers > high)
+    wrong = (numbers < low) | (numbers > high)
+    if FIELDS[name].whole:
+        wrong |= ~np.isnan(numbers) & (numbers != np.floor(numbers))
+    return wrong
 
 
-def _factor(one: Field, unit: str | None, source: str) -> float:
+def _converted(numbers: NDArray[np.float64], conversion: Conversion) -> NDArray[np.float64]:
+    if conversion == 1:
+        return numbers
+    factor, added = conversion if isinstance(conversion, tuple) else (conversion, 0.0)
+    return numbers * factor + added if added else numbers * factor
+
+
+def _conversion(one: Field, unit: str | None, source: str) -> Conversion:
     if unit is None or unit == one.unit:
         return 1.0
     if unit not in one.units:
@@ -139,8 +162,8 @@ def _expect_unit(
         return
     fits = [
         other
-        for other, factor in {one.unit: 1.0, **one.units}.items()
-        if other != unit and int(implausible(one.name, raw * factor).sum()) * 2 < known
+        for other, way in {one.unit: 1.0, **one.units}.items()
+        if other != unit and int(implausible(one.name, _converted(raw, way)).sum()) * 2 < known
     ]
     if not fits:  # not a matter of units: those rows are flagged, one by one
         return

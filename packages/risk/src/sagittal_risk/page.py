@@ -14,7 +14,8 @@ import numpy as np
 
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.web import Function, LocalPage
-from sagittal_risk.equations import equations, evaluate_many
+from sagittal_risk.egfr import DIFFERS, Completed, complete
+from sagittal_risk.equations import equations, evaluate_many, informed
 from sagittal_risk.fields import FIELDS, Field, names_of
 from sagittal_risk.patients import Patients
 
@@ -26,6 +27,10 @@ _TITLES = {
     "systolic": "systolic blood pressure",
     "bmi": "body mass index",
     "egfr": "eGFR",
+    "creatinine": "creatinine in serum",
+    "uacr": "urine albumin/creatinine (UACR)",
+    "hba1c": "HbA1c",
+    "sdi": "social deprivation index",
     "smoker": "current smoker",
     "bp_treated": "takes blood pressure medication",
     "statin": "takes a statin",
@@ -42,7 +47,8 @@ def page(
     """Open a page for one patient; it is served to this machine alone, until Ctrl-C.
 
     The form takes what is known, in the unit chosen beside it; every equation says its risk, what
-    it misses and what is out of its range. With --model a language model tuned by `sagittal-risk
+    it misses and what is out of its range. eGFR is computed from creatinine where it is not filled
+    in. With --model a language model tuned by `sagittal-risk
     fit` is asked beside them. Nothing that is filled in is written anywhere.
 
     Args:
@@ -82,7 +88,9 @@ def patient_page(
         model: Asked beside the equations.
     """
     names = [
-        name for name in equations() if not name.startswith("score2") or _region(name) == region
+        name
+        for name, one in equations().items()
+        if not one.optional and (not name.startswith("score2") or _region(name) == region)
     ]
     fields = [_field(one) for one in FIELDS.values()]
     # Nothing in a script element may look like its end.
@@ -101,24 +109,30 @@ def score(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     Args:
         given: Field to what was typed or chosen, and ``"<field> unit"`` to its unit; empty: not
             known. A comma counts as a decimal point.
-        names: Equations.
+        names: Equations; PREVENT's extension that takes what is known of UACR, HbA1c and SDI is
+            added.
 
     Returns:
         ``risks``: for each equation its name, outcome, years, risk (None: there is none) and notes.
+        ``egfr``: a sentence on eGFR and creatinine; empty: nothing to say.
 
     Raises:
         DataError: What was typed is no number, or the unit is none of the field's.
     """
-    patient = patient_of(given)
+    whole = complete(patient_of(given).columns)
+    patient = Patients.from_columns(whole.columns, "form")
+    known = [name for name in FIELDS if not np.isnan(patient.columns[name][0])]
     wrong = names_of(int(patient.implausible[0]))
     risks = []
-    for name, found in evaluate_many(names, patient, threads=1).items():
+    for name, found in evaluate_many([*names, *informed(known)], patient, threads=1).items():
         missing, outside = found.missing_fields(0), found.outside_fields(0)
+        unknown = found.unknown_fields(0)
         parts = [
             f"not known: {', '.join(title(n) for n in missing)}" if missing else "",
             f"out of range: {', '.join(title(n) for n in outside)}" if outside else "",
+            f"term for a missing value: {', '.join(title(n) for n in unknown)}" if unknown else "",
         ]
-        needed = [n for n in wrong if n in found.equation.needs]
+        needed = [n for n in wrong if n in (*found.equation.needs, *found.equation.optional)]
         if needed:
             parts.append(f"no patient has this: {', '.join(title(n) for n in needed)}; unit?")
         risk = float(found.risk[0])
@@ -131,7 +145,17 @@ def score(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
                 "notes": "; ".join(part for part in parts if part),
             }
         )
-    return {"risks": risks}
+    return {"risks": risks, "egfr": _egfr_said(whole)}
+
+
+def _egfr_said(whole: Completed) -> str:
+    if whole.computed[0]:
+        return f"eGFR {whole.columns['egfr'][0]:.0f} from creatinine, age and sex (CKD-EPI 2021)"
+    if whole.differs[0]:
+        return (
+            f"the eGFR filled in counts; it is more than {DIFFERS:.0%} off that of the creatinine"
+        )
+    return ""
 
 
 def patient_of(given: dict[str, Any]) -> Patients:

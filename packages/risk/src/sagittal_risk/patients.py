@@ -21,13 +21,13 @@ class Patients:
 
     Attributes:
         columns: Field to (n,) float64 in the field's unit, NaN where missing; categories as codes.
-        missing: (n,) uint16, bit :data:`~sagittal_risk.fields.BIT` set where a field is missing.
+        missing: (n,) uint32, bit :data:`~sagittal_risk.fields.BIT` set where a field is missing.
         implausible: As ``missing``, where a value is one that no patient can have.
     """
 
     columns: Mapping[str, NDArray[np.float64]]
-    missing: NDArray[np.uint16] = field(repr=False)
-    implausible: NDArray[np.uint16] = field(repr=False)
+    missing: NDArray[np.uint32] = field(repr=False)
+    implausible: NDArray[np.uint32] = field(repr=False)
 
     @classmethod
     def of(cls, *, source: str = "patients", **fields: Given) -> Patients:
@@ -62,10 +62,10 @@ class Patients:
             )
         count = next(iter(lengths.values()))
         every = sum(BIT[name] for name in FIELDS if name not in columns)
-        missing = np.full(count, every, np.uint16)
-        wrong = np.zeros(count, np.uint16)
+        missing = np.full(count, every, np.uint32)
+        wrong = np.zeros(count, np.uint32)
         for name, column in columns.items():
-            bit = np.uint16(BIT[name])
+            bit = np.uint32(BIT[name])
             missing |= np.isnan(column) * bit
             wrong |= implausible(name, column) * bit
         return cls(dict(columns), missing, wrong)

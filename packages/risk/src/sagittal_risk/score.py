@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sagittal_core.errors import ConfigError
 from sagittal_risk import __version__
 from sagittal_risk.equations import equations as known_equations
-from sagittal_risk.equations import evaluate_many
+from sagittal_risk.equations import evaluate_many, family, informed
 from sagittal_risk.records.schema import Schema, read_schema
 from sagittal_risk.records.table import frames_of, ids_of, to_rows
 from sagittal_risk.score_report import Choice, notes, write_report
@@ -24,7 +24,6 @@ from sagittal_risk.scoring import (
     COLUMNS,
     Parts,
     added,
-    by_field,
     counts_of,
     of_equation,
     score_table,
@@ -69,8 +68,9 @@ def score(
         patients: a table, one row a patient (.csv, .tsv, .parquet).
         schema: YAML that says which column is which field, in which unit; needed by equations.
         out: folder of the scores; a new one for another table, schema or choice.
-        equations: names, such as prevent_cvd_10y; without it all, SCORE2 of the region given;
-            none asks the model alone.
+        equations: names, such as prevent_cvd_10y, or families, such as prevent_full; without it
+            all, but SCORE2 of the region given, and of PREVENT's extensions the one that takes what
+            the schema has of UACR, HbA1c and SDI; none asks the model alone.
         region: risk region of SCORE2 and SCORE2-OP; without it both are left out.
         extrapolate: compute and flag a risk where the publication gives none.
         model: run folder of a finished fit, or its prefix such as outputs/adacvd/adacvd_framingham.
@@ -95,8 +95,8 @@ def score(
         raise ConfigError("score: part_rows and batch_size are 1 or more")
     if model is None and (groups or bfloat16 or answers):
         raise ConfigError("score: groups, bfloat16 and answers go with --model RUN")
-    names = _chosen(equations, region, model)
-    read = _schema(schema, names)
+    read = _schema(schema, equations, model)
+    names = _chosen(equations, region, read)
     choice = Choice(read, names, equations is None, region, extrapolate)
     if model is not None:
         choice = _with_model(choice, model, groups, patients, bfloat16, device)
@@ -182,12 +182,12 @@ class _Job:
         step: Callable[[int], None],
     ) -> tuple[pandas.DataFrame, dict[str, Any]]:
         """Scores of one part and their counts."""
-        choice, every, implausible = self.choice, [], {}
+        choice, every, rows = self.choice, [], None
         if choice.equations:
             rows = to_rows(frame, choice.schema, self.patients, start)
             risks = evaluate_many(choice.equations, rows.patients, extrapolate=choice.extrapolate)
-            every = [of_equation(name, found) for name, found in risks.items()]
-            implausible = by_field(rows.patients.implausible)
+            egfr = rows.egfr_computed
+            every = [of_equation(name, found, egfr) for name, found in risks.items()]
         if choice.tuned is not None and choice.told is not None and store is not None:
             from sagittal_risk.model_scores import ask, scored
 
@@ -197,36 +197,46 @@ class _Job:
             self.computed += asked.computed
             every.append(scored(choice.tuned, told, asked))
         ids = ids_of(frame, choice.schema, start)
-        return score_table(ids, start, every), counts_of(len(frame), every, implausible)
+        return score_table(ids, start, every), counts_of(len(frame), every, rows)
+
+
+def _none(equations: list[str] | Literal["none"] | None) -> bool:
+    """Whether the model alone is asked."""
+    return equations is not None and (equations == "none" or not equations)
 
 
 def _chosen(
-    equations: list[str] | Literal["none"] | None, region: str | None, model: Path | None
+    equations: list[str] | Literal["none"] | None, region: str | None, schema: Schema
 ) -> list[str]:
-    known = list(known_equations())
+    known = known_equations()
     if equations is None:
-        return [name for name in known if _region_of(name) in (None, region)]
-    if equations == "none" or not equations:
-        if model is None:
-            raise ConfigError("score: no equation and no model; give --model RUN, or equations")
-        return []
-    for name in equations:
-        if name not in known:
+        taken = informed(schema.fields)
+        plain = [name for name, one in known.items() if not one.optional]
+        return [*(name for name in plain if _region_of(name) in (None, region)), *taken]
+    chosen: list[str] = []
+    for name in () if _none(equations) else equations:
+        found = [name] if name in known else family(name)
+        if not found:
             raise ConfigError(f"score: no equation {name!r}; there are {', '.join(known)}")
-    return list(dict.fromkeys(equations))
+        chosen += found
+    return list(dict.fromkeys(chosen))
 
 
-def _schema(schema: Path | None, names: list[str]) -> Schema:
+def _schema(
+    schema: Path | None, equations: list[str] | Literal["none"] | None, model: Path | None
+) -> Schema:
     """The schema; without equations only its identifiers and missing texts count."""
+    if _none(equations) and model is None:
+        raise ConfigError("score: no equation and no model; give --model RUN, or equations")
     if schema is None:
-        if names:
+        if not _none(equations):
             raise ConfigError(
                 "score: the equations need --schema FILE.yaml (columns and units); --equations none"
                 " asks a --model alone"
             )
         return Schema({})
     read = read_schema(schema)
-    return read if names else replace(read, fields={})
+    return replace(read, fields={}) if _none(equations) else read
 
 
 def _with_model(

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from sagittal_core.privacy import command_line, without_paths
 from sagittal_core.report import Report
 from sagittal_core.results import Table, write_results
-from sagittal_risk.records.schema import Schema
+from sagittal_risk.egfr import DIFFERS
+from sagittal_risk.equations import equations as known_equations
+from sagittal_risk.records.schema import Column, Schema
 from sagittal_risk.scoring import BINS, MASS_BINS
 
 if TYPE_CHECKING:
@@ -52,12 +54,15 @@ class Choice:
 def notes(counts: dict[str, Any], choice: Choice) -> list[str]:
     """What limits the scores, in sentences."""
     found = []
+    fields = choice.schema.fields
     for name, count in counts["implausible"].items():
-        column = choice.schema.fields[name].column
+        # An eGFR that the table does not have comes from its creatinine.
+        column = fields.get(name, fields.get("creatinine", Column())).column
         found.append(
             f"{count} rows have a {name} (column {column}) that no patient has; they get no risk"
             " that needs it. Another unit in some rows?"
         )
+    found += _stand_ins(counts)
     if choice.every and choice.region is None:
         found.append("SCORE2 and SCORE2-OP are left out: no region was given (--region).")
     if choice.every and choice.region == "low":
@@ -73,6 +78,33 @@ def notes(counts: dict[str, Any], choice: Choice) -> list[str]:
     if choice.tuned is not None and choice.told is not None:
         one = counts["equations"][choice.tuned.name]
         found += _of_model(choice.tuned, choice.told, one)
+    return found
+
+
+def _stand_ins(counts: dict[str, Any]) -> list[str]:
+    """What was computed or supposed instead of known, in sentences."""
+    found = []
+    if counts["egfr computed"]:
+        found.append(
+            f"{counts['egfr computed']} rows have an eGFR computed from creatinine, age and sex"
+            " (CKD-EPI 2021)."
+        )
+    if counts["egfr differs"]:
+        found.append(
+            f"{counts['egfr differs']} rows have an eGFR that is more than {DIFFERS:.0%} off that"
+            " of their creatinine; the one stated counts."
+        )
+    known = known_equations()
+    unknown = {
+        (known[name].family, field, count): None
+        for name, one in counts["equations"].items()
+        for field, count in one.get("unknown fields", {}).items()
+    }
+    for table, field, count in unknown:
+        found.append(
+            f"{table}: {count} rows have no {field}; the model's published term for a missing value"
+            " stands in (column missing_term)."
+        )
     return found
 
 
@@ -183,6 +215,8 @@ def _tables(counts: dict[str, Any], choice: Choice) -> dict[str, Table]:
         )  # fmt: skip
         for why in ("missing", "outside"):
             reasons += [[name, why, field, n] for field, n in one[f"{why} fields"].items()]
+        stood_in = one.get("unknown fields", {}).items()
+        reasons += [[name, "term for a missing value", field, n] for field, n in stood_in]
     columns = ["equation", "patients", "with a risk", "applicable", "something missing",
                "something out of range", "median risk", "5 % to 95 %"]  # fmt: skip
     tables: dict[str, Table] = {"scores": (columns, rows)}

@@ -17,13 +17,14 @@ from sagittal_core.errors import ConfigError
 from sagittal_core.run_folder import write_atomically
 from sagittal_risk.equations.evaluator import Risks
 from sagittal_risk.fields import BIT, names_of
+from sagittal_risk.records.table import Rows
 
 if TYPE_CHECKING:
     import pandas
 
 COLUMNS = (
     "id", "row", "equation", "outcome", "years", "risk", "applicable", "missing", "out_of_range",
-    "answer_mass",
+    "missing_term", "egfr_computed", "answer_mass",
 )  # fmt: skip
 BINS = np.linspace(0, 1, 201)
 # A mass may be far below the first bin of a risk.
@@ -139,6 +140,9 @@ class Scored:
         outside: (n,) names of what was out of range, joined by ``;``.
         counts: Of the part; they add up over parts.
         mass: (n,) a language model's answer mass; None of an equation.
+        unknown: (n,) names of what a published term for a missing value stands in for, joined by
+            ``;``; None of a language model.
+        egfr: (n,) whether an eGFR that the equation needs was computed; None of a language model.
     """
 
     name: str
@@ -150,10 +154,18 @@ class Scored:
     outside: NDArray[np.object_]
     counts: Mapping[str, Any]
     mass: NDArray[np.float64] | None = None
+    unknown: NDArray[np.object_] | None = None
+    egfr: NDArray[np.bool_] | None = None
 
 
-def of_equation(name: str, found: Risks) -> Scored:
-    """Risks of an equation."""
+def of_equation(name: str, found: Risks, egfr_computed: NDArray[np.bool_]) -> Scored:
+    """Risks of an equation.
+
+    Args:
+        name: Of the equation.
+        found: Of (n,) patients.
+        egfr_computed: (n,) whether their eGFR was computed from creatinine.
+    """
     counts = {
         "risk": int(np.isfinite(found.risk).sum()),
         "applicable": int(found.applicable.sum()),
@@ -161,6 +173,7 @@ def of_equation(name: str, found: Risks) -> Scored:
         "outside": int((found.outside != 0).sum()),
         "missing fields": by_field(found.missing),
         "outside fields": by_field(found.outside),
+        "unknown fields": by_field(found.unknown),
         "histogram": np.histogram(found.risk[np.isfinite(found.risk)], BINS)[0].tolist(),
     }
     return Scored(
@@ -172,6 +185,8 @@ def of_equation(name: str, found: Risks) -> Scored:
         missing=_named(found.missing),
         outside=_named(found.outside),
         counts=counts,
+        unknown=_named(found.unknown),
+        egfr=egfr_computed & ("egfr" in found.equation.needs),
     )
 
 
@@ -180,7 +195,7 @@ def score_table(ids: Sequence[str], start: int, every: Sequence[Scored]) -> pand
     import pandas
 
     count, many = len(ids), len(every)
-    nothing = np.full(count, np.nan)
+    nothing, unnamed, no = np.full(count, np.nan), np.full(count, "", object), np.zeros(count, bool)
 
     def laid(columns: list[NDArray[Any]]) -> NDArray[Any]:
         return np.stack(columns, 1).ravel()
@@ -203,18 +218,26 @@ def score_table(ids: Sequence[str], start: int, every: Sequence[Scored]) -> pand
             "applicable": laid([one.applicable for one in every]),
             "missing": laid([one.missing for one in every]),
             "out_of_range": laid([one.outside for one in every]),
+            "missing_term": laid([unnamed if s.unknown is None else s.unknown for s in every]),
+            "egfr_computed": laid([no if one.egfr is None else one.egfr for one in every]),
             "answer_mass": laid([nothing if one.mass is None else one.mass for one in every]),
         }
     )
 
 
-def counts_of(
-    patients: int, every: Sequence[Scored], implausible: Mapping[str, int]
-) -> dict[str, Any]:
-    """Counts of a part, which add up over parts."""
+def counts_of(patients: int, every: Sequence[Scored], rows: Rows | None) -> dict[str, Any]:
+    """Counts of a part, which add up over parts.
+
+    Args:
+        patients: Of the part.
+        every: What was said of them.
+        rows: What the equations were computed from; None without equations.
+    """
     return {
         "patients": patients,
-        "implausible": dict(implausible),
+        "implausible": {} if rows is None else by_field(rows.patients.implausible),
+        "egfr computed": 0 if rows is None else int(rows.egfr_computed.sum()),
+        "egfr differs": 0 if rows is None else int(rows.egfr_differs.sum()),
         "equations": {one.name: dict(one.counts) for one in every},
     }
 
@@ -239,12 +262,12 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _named(bits: NDArray[np.uint16]) -> NDArray[Any]:
+def _named(bits: NDArray[np.uint32]) -> NDArray[Any]:
     distinct, place = np.unique(bits, return_inverse=True)
     return np.array([";".join(names_of(int(b))) for b in distinct], dtype=object)[place]
 
 
-def by_field(bits: NDArray[np.uint16]) -> dict[str, int]:
+def by_field(bits: NDArray[np.uint32]) -> dict[str, int]:
     """How many patients have a field's bit set, of those that anyone has."""
-    counted = {name: int(((bits & np.uint16(bit)) != 0).sum()) for name, bit in BIT.items()}
+    counted = {name: int(((bits & np.uint32(bit)) != 0).sum()) for name, bit in BIT.items()}
     return {name: count for name, count in counted.items() if count}

@@ -5,6 +5,7 @@ equations               outcome                                      years  outs
 ======================  ===========================================  =====  ========================
 ``prevent_*_10y``       cvd, ascvd, hf, chd, stroke                  10     no risk
 ``prevent_*_30y``       the same; ages 30 to 59                      30     no risk
+``prevent_<model>_*``   the same with UACR, HbA1c, SDI or all three  both   no risk
 ``score2_<region>``     fatal and non-fatal cardiovascular disease   10     ages: none; diabetes:
                                                                             flagged
 ``score2_op_<region>``  the same, from 70 years                      10     ages: none
@@ -13,12 +14,14 @@ equations               outcome                                      years  outs
 ======================  ===========================================  =====  ========================
 
 Regions are low, moderate, high and very_high, and ``uncalibrated`` for the risk before any of
-them; SCORE2-OP has no low region (its table says why). QRISK3 is not here: its source is under
-LGPL-3 with a notice that would bind this package.
+them; SCORE2-OP has no low region (its table says why). PREVENT's extensions have a published term
+for a missing value of what they add, so they give a risk without it, and say so. QRISK3 is not
+here: its source is under LGPL-3 with a notice that would bind this package.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from sagittal_core.errors import ConfigError
@@ -27,6 +30,7 @@ from sagittal_risk.equations.table import Equation, Table, equations, read_table
 from sagittal_risk.patients import Patients
 
 Outcome = Literal["cvd", "ascvd", "hf", "chd", "stroke"]
+Model = Literal["base", "uacr", "hba1c", "sdi", "full"]
 Region = Literal["low", "moderate", "high", "very_high", "uncalibrated"]
 
 
@@ -34,11 +38,37 @@ def prevent(
     patients: Patients,
     outcome: Outcome = "cvd",
     years: Literal[10, 30] = 10,
+    model: Model = "base",
     *,
     extrapolate: bool = False,
 ) -> Risks:
-    """PREVENT, base model (Khan et al. 2024)."""
-    return evaluate(f"prevent_{outcome}_{years}y", patients, extrapolate=extrapolate)
+    """PREVENT (Khan et al. 2024); ``model`` names what it takes beside the base model's fields."""
+    added = "" if model == "base" else f"{model}_"
+    return evaluate(f"prevent_{added}{outcome}_{years}y", patients, extrapolate=extrapolate)
+
+
+def family(name: str) -> list[str]:
+    """Equations of a family such as ``prevent_full``, over all its outcomes and years."""
+    found = []
+    for key, one in equations().items():
+        if name in (one.family, one.family.removesuffix(f"_{one.horizon}y")):
+            found.append(key)
+    return found
+
+
+def informed(fields: Collection[str]) -> list[str]:
+    """Extensions that take all that is known: of several that do, those that ask for least.
+
+    Args:
+        fields: Which are known, or have a column.
+
+    Returns:
+        Names; none where no optional field is known.
+    """
+    extensions = {name: one for name, one in equations().items() if one.optional}
+    known = {name for one in extensions.values() for name in one.optional} & set(fields)
+    fits = {name: len(one.optional) for name, one in extensions.items() if known <= {*one.optional}}
+    return [name for name, count in fits.items() if known and count == min(fits.values())]
 
 
 def score2(patients: Patients, region: Region, *, extrapolate: bool = False) -> Risks:
@@ -71,6 +101,7 @@ def pce(patients: Patients, *, extrapolate: bool = False) -> Risks:
 
 __all__ = [
     "Equation",
+    "Model",
     "Outcome",
     "Region",
     "Risks",
@@ -78,7 +109,9 @@ __all__ = [
     "equations",
     "evaluate",
     "evaluate_many",
+    "family",
     "framingham_2008",
+    "informed",
     "pce",
     "prevent",
     "read_table",

@@ -27,23 +27,35 @@ class Risks:
         equation: Which.
         risk: (n,) probability over the equation's horizon; NaN where a field is missing, a value
             is none that a patient can have, or it is outside where the publication gives no risk.
-        missing: (n,) uint16, bits of the fields that the equation needs and that are missing.
-        outside: (n,) uint16, bits of the fields outside the ranges of the derivation.
+            Where an optional field is missing, the published term for that stands in.
+        missing: (n,) uint32, bits of the fields that the equation needs and that are missing.
+        outside: (n,) uint32, bits of the fields outside the ranges of the derivation.
+        absent: (n,) uint32, bits of every field that is missing.
     """
 
     equation: Equation
     risk: NDArray[np.float64]
-    missing: NDArray[np.uint16]
-    outside: NDArray[np.uint16]
+    missing: NDArray[np.uint32]
+    outside: NDArray[np.uint32]
+    absent: NDArray[np.uint32]
 
     @property
     def applicable(self) -> NDArray[np.bool_]:
-        """(n,) whether nothing is missing and everything inside the ranges."""
+        """(n,) whether nothing needed is missing and everything inside the ranges."""
         return (self.missing | self.outside) == 0
+
+    @property
+    def unknown(self) -> NDArray[np.uint32]:
+        """(n,) bits of the fields whose published term for a missing value stands in."""
+        return self.absent & np.uint32(self.equation.optional_bits)
 
     def missing_fields(self, row: int) -> list[str]:
         """Names of what is missing of one patient."""
         return names_of(int(self.missing[row]))
+
+    def unknown_fields(self, row: int) -> list[str]:
+        """Names of what is not known of one patient and has a published term for that."""
+        return names_of(int(self.absent[row]) & self.equation.optional_bits)
 
     def outside_fields(self, row: int) -> list[str]:
         """Names of what is out of range in one patient."""
@@ -163,7 +175,12 @@ def _transformed(table: Table, name: str, patients: Patients, rows: slice) -> ND
         column = patients.columns.get(field)
         return np.zeros(rows.stop - rows.start) if column is None else np.nan_to_num(column[rows])
 
+    unknown = _unknown(one.field, patients, rows) if one.field in table.optional else None
+    if one.absent and unknown is not None:
+        return unknown.astype(np.float64)
     value = values(one.field)
+    if one.between is not None:
+        value = ((value >= one.between[0]) & (value <= one.between[1])).astype(np.float64)
     if one.less:
         value = value - values(one.less)
     if one.log:
@@ -172,7 +189,15 @@ def _transformed(table: Table, name: str, patients: Patients, rows: slice) -> ND
         value = value * one.times
     if one.least is not None or one.most is not None:
         value = np.clip(value, one.least, one.most)
-    return (value - one.minus) / one.over
+    value = (value - one.minus) / one.over
+    if unknown is not None:
+        value[unknown] = 0.0
+    return value
+
+
+def _unknown(field: str, patients: Patients, rows: slice) -> NDArray[np.bool_]:
+    """(rows,) where a field is missing."""
+    return (patients.missing[rows] & np.uint32(BIT[field])) != 0
 
 
 def _stratum(table: Table, patients: Patients, rows: slice) -> NDArray[np.intp]:
@@ -200,15 +225,15 @@ def _risk(
     return -np.expm1(-np.exp(a + b * log_hazard))
 
 
-def _outside(table: Table, patients: Patients) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+def _outside(table: Table, patients: Patients) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """Bits of fields outside the ranges, and of those that give no risk then."""
-    outside = np.zeros(len(patients), np.uint16)
+    outside = np.zeros(len(patients), np.uint32)
     for name, (low, high) in table.ranges.items():
         column = patients.columns.get(name)
         if column is not None:
             value = np.floor(column) if name == "age" else column  # completed years
-            outside |= ((value < low) | (value > high)) * np.uint16(BIT[name])
-    refuse = np.uint16(sum(BIT[name] for name in table.refuse))
+            outside |= ((value < low) | (value > high)) * np.uint32(BIT[name])
+    refuse = np.uint32(sum(BIT[name] for name in table.refuse))
     return outside, outside & refuse
 
 
@@ -217,21 +242,24 @@ def _flagged(
     equation: Equation,
     risk: NDArray[np.float64],
     patients: Patients,
-    outside: NDArray[np.uint16],
-    refused: NDArray[np.uint16] | None,
+    outside: NDArray[np.uint32],
+    refused: NDArray[np.uint32] | None,
 ) -> Risks:
     """The risk with NaN where there is none, and why."""
-    needs = np.uint16(equation.needs_bits)
+    needs = np.uint32(equation.needs_bits)
+    taken = np.uint32(equation.needs_bits | equation.optional_bits)
     # A range may be of a field that the equation does not take, such as diabetes of SCORE2.
-    extra = np.uint16(sum(BIT[n] for n in table.ranges if n not in _of_family(table)))
+    extra = np.uint32(sum(BIT[n] for n in table.ranges if n not in _of_family(table)))
     missing = patients.missing & needs
-    wrong = patients.implausible & needs
+    wrong = patients.implausible & taken
     none = (missing | wrong) != 0
     if refused is not None:
-        none |= (refused & needs) != 0
+        none |= (refused & taken) != 0
     risk[none] = np.nan
-    return Risks(equation, risk, missing, (outside & (needs | extra)) | wrong)
+    flagged = (outside & (taken | extra)) | wrong
+    return Risks(equation, risk, missing, flagged, patients.missing)
 
 
 def _of_family(table: Table) -> set[str]:
-    return {name for equation in table.equations.values() for name in equation.needs}
+    every = table.equations.values()
+    return {name for equation in every for name in (*equation.needs, *equation.optional)}

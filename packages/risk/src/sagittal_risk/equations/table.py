@@ -34,6 +34,8 @@ class Basis:
         most: Values above count as this one.
         minus: Subtracted.
         over: Divisor.
+        between: 1 from the first to the second value and 0 elsewhere, instead of all that.
+        absent: 1 where the field is missing and 0 elsewhere, instead of all that.
     """
 
     field: str
@@ -44,6 +46,8 @@ class Basis:
     most: float | None = None
     minus: float = 0.0
     over: float = 1.0
+    between: tuple[float, float] | None = None
+    absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Equation:
         horizon: In years.
         needs: Fields without which there is no risk, in the order of ``FIELDS``.
         needs_bits: The same as bits.
+        optional: Fields with a published term for a missing value, in the order of ``FIELDS``.
+        optional_bits: The same as bits.
         coefficients: (strata, terms of the table).
         log_survival: (strata,) ln of baseline survival; None: logistic.
         mean: (strata,) subtracted from the sum.
@@ -69,6 +75,8 @@ class Equation:
     horizon: int
     needs: tuple[str, ...]
     needs_bits: int
+    optional: tuple[str, ...]
+    optional_bits: int
     coefficients: NDArray[np.float64]
     log_survival: NDArray[np.float64] | None
     mean: NDArray[np.float64]
@@ -90,6 +98,7 @@ class Table:
         column: For each combination of their codes, in row-major order, the column.
         ranges: Field to lowest and highest value of the derivation, as codes for categories.
         refuse: Fields whose values outside give no risk; the others are flagged.
+        optional: Fields whose terms are 0 where they are missing, but those for a missing value.
         equations: By name.
     """
 
@@ -103,6 +112,7 @@ class Table:
     column: NDArray[np.intp]
     ranges: dict[str, tuple[float, float]]
     refuse: tuple[str, ...]
+    optional: tuple[str, ...]
     equations: dict[str, Equation]
 
 
@@ -134,6 +144,8 @@ def read_table(file: Path) -> Table:
         for used in filter(None, (one.field, one.less)):
             if used not in FIELDS:
                 raise DataError(file, key=name, expected="a field", found=repr(used))
+        if one.absent and one.field not in raw.get("optional", ()):
+            raise DataError(file, key=name, expected="an optional field", found=repr(one.field))
     listed = dict.fromkeys(term for one in raw["equations"].values() for term in one["terms"])
     products = {term: _product(file, term, basis) for term in listed}
     made: dict[str, Equation] = {}
@@ -151,6 +163,7 @@ def read_table(file: Path) -> Table:
         column=_columns(file, raw),
         ranges={name: (low, high) for name, (low, high) in raw["ranges"].items()},
         refuse=tuple(raw["refuse"]),
+        optional=tuple(raw.get("optional", ())),
         equations=made,
     )
 
@@ -181,7 +194,8 @@ def _equations(
             coefficients[:, place] = _row(file, f"{name}: {term}", given["terms"][term], width)
             for used in (basis[part] for part in product):
                 needs |= {used.field, used.less} - {""}
-    ordered = tuple(field for field in FIELDS if field in needs)
+    may = [field for field in FIELDS if field in needs and field in raw.get("optional", ())]
+    ordered = tuple(field for field in FIELDS if field in needs and field not in may)
     logistic = raw["link"] == "logistic"
     survival = None
     if not logistic:
@@ -196,6 +210,8 @@ def _equations(
             horizon=raw["horizon"],
             needs=ordered,
             needs_bits=sum(BIT[field] for field in ordered),
+            optional=tuple(may),
+            optional_bits=sum(BIT[field] for field in may),
             coefficients=coefficients,
             log_survival=survival,
             mean=mean,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagittal_core.errors import DataError
+from sagittal_risk.egfr import complete
 from sagittal_risk.fields import FIELDS, to_numbers
 from sagittal_risk.patients import Patients
 from sagittal_risk.records.schema import Column, Schema, said_values
@@ -25,11 +26,15 @@ class Rows:
 
     Attributes:
         ids: One of each patient, as text.
-        patients: Their fields.
+        patients: Their fields; eGFR where it is not stated comes from creatinine, age and sex.
+        egfr_computed: (n,) whether it does.
+        egfr_differs: (n,) whether a stated eGFR is far off that of the creatinine.
     """
 
     ids: list[str]
     patients: Patients
+    egfr_computed: NDArray[np.bool_]
+    egfr_differs: NDArray[np.bool_]
 
 
 def read_rows(file: str | Path, schema: Schema) -> Rows:
@@ -79,7 +84,9 @@ def to_rows(frame: pandas.DataFrame, schema: Schema, file: Path, start: int = 0)
         name: _values(frame, name, column, schema, file, start)
         for name, column in schema.fields.items()
     }
-    return Rows(ids_of(frame, schema, start), Patients.from_columns(columns, str(file)))
+    whole = complete(columns)
+    patients = Patients.from_columns(whole.columns, str(file))
+    return Rows(ids_of(frame, schema, start), patients, whole.computed, whole.differs)
 
 
 def ids_of(frame: pandas.DataFrame, schema: Schema, start: int = 0) -> list[str]:
