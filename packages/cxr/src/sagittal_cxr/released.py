@@ -104,7 +104,8 @@ def read_released(folder: Path) -> ImageTextModel:
     shutil.rmtree(made / "text")
     weakref.finalize(encoder, shutil.rmtree, made, ignore_errors=True)
     width = len(own["image_projection.weight"])
-    network = ImageTextModel(encoder, texts, dim=width, projection_bias=True)
+    network = ImageTextModel(encoder, texts, dim=width)
+    network.add_projection_biases()
     wrong = {
         name: tuple(value.shape)
         for name, value in own.items()

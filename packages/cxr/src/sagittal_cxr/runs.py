@@ -107,13 +107,9 @@ def read_exported(folder: Path) -> ImageTextModel:
         vision.preprocessing = Preprocessing(**values)
         text = TextEncoder(str(folder / "text"), **described["text"], twin_seed=0)
         bias = 0.0 if described["bias"] else None
-        network = ImageTextModel(
-            vision,
-            text,
-            described["dim"],
-            logit_bias=bias,
-            projection_bias=described.get("projection_bias", False),  # older folders have none
-        )
+        network = ImageTextModel(vision, text, described["dim"], logit_bias=bias)
+        if described.get("projection_bias", False):  # older folders do not say
+            network.add_projection_biases()
     except (OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, (ConfigError, DataError)):
             raise

@@ -30,7 +30,6 @@ class ImageTextModel(nn.Module):
         logit_bias: Begin of a learnt bias of similarities, -10 in SigLIP; None: there is none, as
             in InfoNCE, where it would not matter.
         seed: Of the projections' weights.
-        projection_bias: Whether the projections have a bias, as in the published code.
 
     Attributes:
         logit_scale: () logarithm of the scale.
@@ -45,18 +44,22 @@ class ImageTextModel(nn.Module):
         temperature: float = 0.01,
         logit_bias: float | None = None,
         seed: int = 0,
-        projection_bias: bool = False,
     ) -> None:
         super().__init__()
         if dim < 1 or temperature <= 0:
             raise ConfigError(f"dim {dim}, temperature {temperature}: both must be above 0")
         self.vision, self.text, self.dim = vision, text, dim
-        self.image_projection = drawn(lambda: _projection(vision.dim, dim, projection_bias), seed)
-        self.text_projection = drawn(lambda: _projection(text.dim, dim, projection_bias), seed + 1)
+        self.image_projection = drawn(lambda: _projection(vision.dim, dim), seed)
+        self.text_projection = drawn(lambda: _projection(text.dim, dim), seed + 1)
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.logit_bias = None
         if logit_bias is not None:
             self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias)))
+
+    def add_projection_biases(self) -> None:
+        """Give both projections a bias of 0, as the released model has one; training has none."""
+        for layer in (self.image_projection, self.text_projection):
+            layer.bias = nn.Parameter(torch.zeros(layer.out_features))
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -86,12 +89,10 @@ class ImageTextModel(nn.Module):
         return tokens, grid
 
 
-def _projection(inputs: int, outputs: int, bias: bool) -> nn.Linear:
-    """Normal with deviation 1 / sqrt(inputs), as in CLIP; a bias begins at 0."""
-    layer = nn.Linear(inputs, outputs, bias=bias)
+def _projection(inputs: int, outputs: int) -> nn.Linear:
+    """Normal with deviation 1 / sqrt(inputs), as in CLIP."""
+    layer = nn.Linear(inputs, outputs, bias=False)
     nn.init.normal_(layer.weight, std=inputs**-0.5)
-    if bias:
-        nn.init.zeros_(layer.bias)
     return layer
 
 
