@@ -46,6 +46,7 @@ SELECTORS: dict[str, dict[str, Any] | None] = {
     "CLIP score": {"class_path": "CLIPScoreSelector", "init_args": {}},
 }
 BEFORE = "before pretraining"
+TUNED = ("macro AUROC", "head AUROC", "tail AUROC")
 SPENT = ("pairs_loaded", "pairs_trained", "seconds")
 FIGURES = [
     ("zero-shot", "macro AUROC", "zero-shot, mean AUROC"),
@@ -186,6 +187,21 @@ def dense(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [lungs, reports]
 
 
+def fine_tuning(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of `evaluate` that train the whole vision encoder on labels, for the first seed."""
+    settings = evaluation(args)
+    names = ("everything 0", "curated 0", BEFORE)
+    settings["models"] = {name: settings["models"][name] for name in names}
+    options = {
+        "epochs": 4,
+        "step_images": 16,
+        "learning_rate": 1e-4,
+        "checkpoint_every_n_steps": 10,
+    }
+    settings["tasks"] = [{"class_path": "FineTuning", "init_args": options}]
+    return settings | {"out": str(args.out / "fine-tuning")}
+
+
 def before(args: argparse.Namespace) -> None:
     """Export the encoders as they are before any training, with projections drawn by the seed."""
     from sagittal_core.encoders import VisionSpec
@@ -270,12 +286,14 @@ def tables(args: argparse.Namespace) -> dict[str, Table]:
             ends = interval(a[1] - b[1])
             row.append(f"{shown(a[0] - b[0], *(ends or (None, None)))}, {verdict(ends)}")
         differences.append(row)
+    tuned = overall(args.out / "fine-tuning", TUNED) if args.fine_tuning else None
     return {
         "arms": (columns, rows),
         "differences": (columns, differences),
         "cost": cost(args),
         "lungs": overall(args.out / "lungs", ("Dice",)),
         "reports": overall(args.out / "reports", ("rule_labels_f1 micro-14", "ROUGE-L")),
+        **({"fine-tuning": tuned} if tuned else {}),
     }
 
 
@@ -335,6 +353,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--image_size", type=int, default=160)
+    parser.add_argument("--fine-tuning", action="store_true", help="also fine-tune three encoders")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "study_cxr.json")
     args = parser.parse_args()
     for name, root in (("nih", args.radiographs), ("lungs", args.lungs)):
@@ -344,7 +363,7 @@ def main() -> None:
             do("fit", fit(arm, seed, args), args.out / f"fit-{run_name(arm, seed)}.yaml")
     before(args)
     do("evaluate", evaluation(args), args.out / "evaluate.yaml")
-    for settings in dense(args):
+    for settings in [*dense(args), *([fine_tuning(args)] if args.fine_tuning else [])]:
         do("evaluate", settings, Path(f"{settings['out']}.yaml"))
     from sagittal_cxr.index import RadiographIndex
 
@@ -358,6 +377,7 @@ def main() -> None:
         command=(
             "python benchmarks/study_cxr.py --radiographs (path) --lungs (path)"
             f" --seeds {args.seeds} --epochs {args.epochs} --image_size {args.image_size}"
+            + (" --fine-tuning" if args.fine_tuning else "")
         ),
         seeds=list(range(args.seeds)),
         n={

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sagittal_cxr.curation.prototypes import PrototypeSelector
 from sagittal_cxr.curation.selector import Candidates, Selection, Selector
 
 
@@ -44,3 +45,21 @@ def run_batches(selector: Selector, batches: list[Candidates]) -> list[Selection
         selections.append(selector.select(batch, step=step))
         selector.update(batch, selections[-1])
     return selections
+
+
+def ready(prototypes: torch.Tensor, **options: object) -> PrototypeSelector:
+    """A selector with given prototypes."""
+    selector = PrototypeSelector(prototypes=len(prototypes), **options)
+    selector.prototypes = unit(prototypes)
+    return selector
+
+
+def grouped(sizes: list[int], seed: int = 0, dim: int = 16) -> tuple[Candidates, torch.Tensor]:
+    """Pairs in tight groups around orthogonal directions, and those directions as prototypes."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.eye(dim, dtype=torch.float64)[: len(sizes)]
+    owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    noise = 0.1 * torch.randn(len(owner), dim, generator=generator, dtype=torch.float64)
+    rows = unit(centres[owner] + noise)
+    batch = Candidates(torch.arange(len(owner)), rows, rows)
+    return batch, torch.cat([centres, centres], 1)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sagittal_core.encoders import Features, Preprocessing
+from sagittal_cxr.tasks.task import Benchmark, Measure
 
 FINDINGS = ["Edema", "Effusion", "Fracture", "Hernia", "Mass", "No Finding", "Nodule", "Pneumonia"]
 SIDE = 16
@@ -164,3 +165,18 @@ class PlantedModel(nn.Module):
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         values = torch.tensor([0.0, 1.0, -1.0])[input_ids]
         return nn.functional.normalize(values + 1e-6, dim=1)
+
+
+def found(measures: list[Measure], name: str, label: str | None = None) -> Measure:
+    (one,) = [m for m in measures if (m.name, m.label) == (name, label)]
+    return one
+
+
+def run(task, model, benchmark: Benchmark, folder: Path) -> list[Measure]:
+    cell = folder / "cell"
+    cell.mkdir(exist_ok=True)
+    return task.run(model.eval(), benchmark, cell, device="cpu", seed=0)
+
+
+def benchmark(index: Path, **options) -> Benchmark:
+    return Benchmark("planted", index, **options)

@@ -14,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
 
 from dicom_files import dataset, save
 
+from sagittal_cxr.readers import Refused, make_reader
+from sagittal_cxr.records import Record
+
 CHEXPERT = (
     "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,"
     "Consolidation,Pneumonia,Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,"
@@ -329,3 +332,9 @@ ALL = {
     "siim": siim,
     "vindr": vindr,
 }
+
+
+def read(name: str, root: Path, **options: object) -> tuple[list[Record], list[Refused]]:
+    found = list(make_reader(name, options).read(root))
+    records = [r for r in found if isinstance(r, Record)]
+    return records, [r for r in found if isinstance(r, Refused)]

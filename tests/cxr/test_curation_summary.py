@@ -66,8 +66,22 @@ def test_prevalences_by_hand() -> None:
     assert tail.ratio == pytest.approx(0.5 / (3 / 8))
     assert found["Edema"].ratio == pytest.approx(0.5 / 0.5)
     assert found["Hernia"].ratio == 0.0
-    assert tail.low is not None
-    assert tail.low < tail.ratio < (tail.high or 0)
+    assert tail.low is tail.high is None  # of three patients
+
+
+def test_a_finding_of_few_patients_has_no_interval() -> None:
+    # Two patients with ten pairs that are all kept: every resample says nearly the same.
+    rare = [["Hernia"] if n < 10 else ["Mass"] if n < 30 else [] for n in range(60)]
+    kept = np.array([n < 10 or n % 2 == 0 for n in range(60)])
+    patients = [str(n // 5) for n in range(10)] + [str(n) for n in range(10, 60)]
+    hernia, mass = prevalences(rare, kept, patients, below=1)
+    assert (hernia.name, hernia.positives, hernia.low, hernia.high) == ("Hernia", 10, None, None)
+    assert mass.low is not None
+    assert mass.low < mass.ratio < (mass.high or 0)
+    # And one that nearly all patients have.
+    common = [[] if n < 4 else ["Mass"] for n in range(60)]
+    (one,) = prevalences(common, kept, [str(n) for n in range(60)], below=1)
+    assert one.low is one.high is None
 
 
 def test_few_patients_have_no_interval_and_nothing_kept_no_ratio() -> None:
@@ -79,11 +93,11 @@ def test_few_patients_have_no_interval_and_nothing_kept_no_ratio() -> None:
 
 
 def test_the_interval_is_over_patients_and_not_pairs() -> None:
-    # The same pairs, of forty patients or of eight with five pairs each that are alike.
-    positive = [["Mass"] if (n // 5) % 2 else [] for n in range(40)]
-    kept = np.array([(n // 5) % 4 in (0, 1, 2) for n in range(40)])
-    many = prevalences(positive, kept, [str(n) for n in range(40)], below=1)[0]
-    few = prevalences(positive, kept, [str(n // 5) for n in range(40)], below=1)[0]
+    # The same pairs, of sixty patients or of twelve with five pairs each that are alike.
+    positive = [["Mass"] if (n // 5) % 2 else [] for n in range(60)]
+    kept = np.array([(n // 5) % 4 in (0, 1, 2) for n in range(60)])
+    many = prevalences(positive, kept, [str(n) for n in range(60)], below=1)[0]
+    few = prevalences(positive, kept, [str(n // 5) for n in range(60)], below=1)[0]
     assert many.ratio == few.ratio
     assert (few.high or 0) - (few.low or 0) > 1.5 * ((many.high or 0) - (many.low or 0))
 

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import hypothesis.strategies as st
 import numpy as np
 import pandas
 import pytest
-from hypothesis import given
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import published
+from published import read
 
-from sagittal_core.errors import ConfigError, DataError
+from sagittal_core.errors import DataError
 from sagittal_cxr.masks import load_mask
-from sagittal_cxr.readers import READERS, Refused, make_reader
-from sagittal_cxr.readers.boxes import merge_boxes, overlap
+from sagittal_cxr.readers import Refused
 from sagittal_cxr.readers.siim import decode_mask
-from sagittal_cxr.readers.tables import age_number, sex_name, view_name
-from sagittal_cxr.records import Box, Record
-
-
-def read(name: str, root: Path, **options: object) -> tuple[list[Record], list[Refused]]:
-    found = list(make_reader(name, options).read(root))
-    records = [r for r in found if isinstance(r, Record)]
-    return records, [r for r in found if isinstance(r, Refused)]
+from sagittal_cxr.records import Box
 
 
 @pytest.mark.parametrize("name", sorted(published.ALL))
@@ -42,28 +31,6 @@ def test_every_picture_is_found_where_it_lies(name: str, tmp_path: Path) -> None
         assert record.study
         assert set(record.labels.values()) <= {1, 0, -1}
     assert len({r.image for r in records}) == len(records)
-
-
-def test_a_missing_table_and_a_missing_column_are_named(tmp_path: Path) -> None:
-    for name in published.ALL:
-        with pytest.raises(DataError, match=r"expected: [\s\S]*found:    an empty folder|neither"):
-            read(name, tmp_path)
-    published.nih(tmp_path)
-    file = tmp_path / "Data_Entry_2017_v2020.csv"
-    file.write_text(file.read_text().replace("Finding Labels", "Findings"))
-    with pytest.raises(DataError, match=r"key:      Finding Labels[\s\S]*'Findings'"):
-        read("nih", tmp_path)
-    with pytest.raises(DataError, match="no such folder"):
-        read("brax", tmp_path / "none")
-
-
-def test_two_versions_of_a_table_are_not_guessed_at(tmp_path: Path) -> None:
-    published.nih(tmp_path)
-    (tmp_path / "Data_Entry_2017.csv").write_text("x")
-    with pytest.raises(
-        DataError, match=r"one such file[\s\S]*Data_Entry_2017.csv, Data_Entry_2017_"
-    ):
-        read("nih", tmp_path)
 
 
 def test_mimic_cxr_builds_paths_joins_tables_and_splits_reports(tmp_path: Path) -> None:
@@ -287,37 +254,6 @@ def test_siim_joins_masks_and_finds_nested_files(tmp_path: Path) -> None:
         read("siim", tmp_path)
 
 
-@given(st.data())
-def test_decoded_masks_equal_what_was_encoded(data: st.DataObject) -> None:
-    height, width = (data.draw(st.integers(1, 9)) for _ in range(2))
-    flat = data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
-    mask = np.array(flat).reshape(height, width)
-    code, last, run = [], 0, 0
-    for place, inside in enumerate([*mask.T.reshape(-1), False]):  # down the columns
-        if inside:
-            run += 1
-        elif run:
-            code += [place - run - last, run]
-            last, run = place, 0
-    np.testing.assert_array_equal(decode_mask(" ".join(map(str, code)), height, width), mask)
-
-
-@pytest.mark.parametrize("code", ["1", "1 2 3", "-1", "a b", "3 -1", "0 1048577"])
-def test_codes_that_are_none_are_refused(code: str) -> None:
-    with pytest.raises(ValueError):
-        decode_mask(code)
-    with pytest.raises(DataError, match="run lengths"):
-        load_mask(code, "")
-
-
-def test_mask_pictures_are_cut_at_half_their_range(tmp_path: Path) -> None:
-    grey = np.array([[0, 127], [128, 255]], np.uint8)
-    Image.fromarray(grey).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(load_mask("file:a.png", tmp_path), [[False, False], [True, True]])
-    with pytest.raises(DataError, match="no such file"):
-        load_mask("file:b.png", tmp_path)
-
-
 def test_openi_reads_sections_headings_and_views(tmp_path: Path) -> None:
     published.openi(tmp_path)
     records, refused = read("openi", tmp_path, views="indiana_projections.csv")
@@ -380,143 +316,3 @@ def test_rexgradient_joins_pictures_to_reports(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('["PA", "LAT"]', '["PA"]'))
     with pytest.raises(DataError, match="as long ImageViewPosition"):
         read("rexgradient", tmp_path)
-
-
-TABLE = {
-    "file": ["a.png", "b.png", "", "c.png"],
-    "who": [7, 7, 8, 9],
-    "report": ["FINDINGS: Clear.\nIMPRESSION: Normal.", "Heart is large.", "x", ""],
-    "found": ["none", "mass; edema", "none", None],
-    "fold": ["train", "Valid", "train", "test"],
-    "years": [33.0, 34.5, 1, None],
-}
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
-def test_a_table_of_one_s_own(suffix: str, tmp_path: Path) -> None:
-    frame, file = pandas.DataFrame(TABLE), tmp_path / f"mine{suffix}"
-    frame.to_parquet(file) if suffix == ".parquet" else frame.to_csv(file, index=False)
-    records, refused = read(
-        "table",
-        tmp_path,
-        table=file.name,
-        image="file",
-        patient="who",
-        folder="pictures",
-        age="years",
-        split="fold",
-        report="report",
-        labels="found",
-        separator=";",
-        none="none",
-        names=["Mass", "Edema", "Effusion"],
-        rename={"mass": "Mass", "edema": "Edema"},
-        masks="masks",
-    )
-    a, b, c = records
-    assert refused == [Refused("row 2", "no name: of picture or patient")]
-    assert (a.image, a.patient, a.mask) == ("pictures/a.png", "7", "file:masks/a.png")
-    assert (a.findings, a.impression) == ("Clear.", "Normal.")
-    assert b.findings == "Heart is large."  # the fallback of a report without headings
-    assert a.labels == {"No Finding": 1, "Mass": 0, "Edema": 0, "Effusion": 0}
-    assert b.labels == {"No Finding": 0, "Mass": 1, "Edema": 1, "Effusion": 0}
-    assert c.labels == {}
-    assert [r.split for r in records] == ["train", "val", "test"]
-    assert [r.age for r in records] == [33, 34.5, None]
-
-
-def test_a_table_with_a_column_a_finding(tmp_path: Path) -> None:
-    text = "image,patient,tb,ptx\na,1,1,\nb,2,0,-1\n"
-    published.write(tmp_path / "t.csv", text)
-    columns = {"tb": "Tuberculosis", "ptx": "Pneumothorax"}
-    records, _ = read("table", tmp_path, table="t.csv", suffix=".png", label_columns=columns)
-    assert records[0].image == "a.png"
-    assert [r.labels for r in records] == [
-        {"Tuberculosis": 1},
-        {"Tuberculosis": 0, "Pneumothorax": -1},
-    ]
-
-
-def test_tables_contradicting_their_options_are_refused(tmp_path: Path) -> None:
-    published.write(tmp_path / "t.csv", "image,patient,l,s\na,1,Mass,new\n")
-    with pytest.raises(DataError, match=r"expected: Edema[\s\S]*found:    Mass"):
-        read("table", tmp_path, table="t.csv", labels="l", names=["Edema"])
-    with pytest.raises(DataError, match=r"key:      split[\s\S]*'new'"):
-        read("table", tmp_path, table="t.csv", split="s")
-    with pytest.raises(DataError, match=r"key:      age"):
-        read("table", tmp_path, table="t.csv", age="age")
-    with pytest.raises(ConfigError, match="not both"):
-        read("table", tmp_path, table="t.csv", report="l", findings="l")
-    with pytest.raises(DataError, match="no such file"):
-        read("table", tmp_path, table="u.csv")
-
-
-def test_options_and_names_are_checked() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'padchest'"):
-        make_reader("padchst", {})
-    with pytest.raises(ConfigError, match=r"unknown option 'agrement'[\s\S]*'agreement'"):
-        make_reader("vindr", {"agrement": 3})
-    with pytest.raises(ConfigError, match="needs the option table"):
-        make_reader("table", {})
-    for name in READERS:
-        assert make_reader(name, {"table": "x"} if name == "table" else {}).has_reports in (0, 1)
-
-
-BOX = Box("Mass", 0, 0, 10, 10)
-
-
-def test_overlap_by_hand() -> None:
-    assert overlap(BOX, BOX) == 1
-    assert overlap(BOX, Box("Mass", 5, 0, 10, 10)) == pytest.approx(50 / 150)
-    assert overlap(BOX, Box("Mass", 10, 0, 10, 10)) == 0
-    assert overlap(BOX, Box("Mass", 2, 2, 5, 4)) == pytest.approx(20 / 100)
-
-
-def test_boxes_are_merged_by_finding_and_overlap() -> None:
-    a = Box("Mass", 0, 0, 10, 10, "R1")
-    b = Box("Mass", 2, 0, 10, 10, "R2")  # overlaps a by 80 / 120
-    c = Box("Mass", 100, 0, 10, 10, "R2")
-    d = Box("Nodule", 0, 0, 10, 10, "R3")  # another finding at the same place
-    merged = merge_boxes([a, b, c, d])
-    assert merged == (Box("Mass", 1, 0, 10, 10, "R1+R2"), c, d)
-    assert merge_boxes([a, b, c, d], readers=2) == (Box("Mass", 1, 0, 10, 10, "R1+R2"),)
-    assert merge_boxes([a, b], threshold=0.7) == (a, b)
-    assert merge_boxes([]) == ()
-    with pytest.raises(ValueError, match="threshold"):
-        merge_boxes([a], threshold=1.0)
-
-
-def test_a_reader_s_own_two_boxes_are_one_vote() -> None:
-    twice = [Box("Mass", 0, 0, 10, 10, "R1"), Box("Mass", 1, 0, 10, 10, "R1")]
-    assert merge_boxes(twice, readers=2) == ()
-
-
-corner = st.floats(0, 100)
-
-
-@given(st.lists(st.tuples(corner, corner, st.integers(1, 50), st.integers(1, 50)), max_size=8))
-def test_merged_boxes_stay_within_what_was_drawn(drawn: list[tuple]) -> None:
-    boxes = [Box("Mass", *edges, reader=f"R{n}") for n, edges in enumerate(drawn)]
-    merged = merge_boxes(boxes)
-    assert len(merged) <= len(boxes)
-    assert sum(len((b.reader or "").split("+")) for b in merged) == len(boxes)
-    for box in merged:
-        assert min(b.x for b in boxes) - 1e-9 <= box.x
-        assert box.x + box.width <= max(b.x + b.width for b in boxes) + 1e-9
-
-
-@pytest.mark.parametrize(
-    ("function", "cells"),
-    [
-        (
-            view_name,
-            {"pa ": "PA", "LL": "LATERAL", "POSTERO_ANTERIOR": "PA", "nan": None, "": None},
-        ),
-        (view_name, {"AP  AXIAL": "AP AXIAL", "Frontal": "FRONTAL", "N/A": None}),
-        (sex_name, {"Female": "F", "m": "M", "Unknown": None, "O": None, "": None}),
-        (age_number, {"57": 57, "057Y": 57, "006M": 0.5, "57.5": 57.5, "": None, "-1": None}),
-        (age_number, {"411": None, "nan": None, "x": None}),
-    ],
-)
-def test_small_values(function: Callable, cells: dict) -> None:
-    assert {cell: function(cell) for cell in cells} == cells

@@ -169,12 +169,31 @@ def test_the_page_of_a_run(made: Path, tmp_path: Path, capsys: pytest.CaptureFix
     page = (folder / "curation" / "report.html").read_text()
     assert "2 of 4 pairs kept (50.0%)" in page
     assert "in 2 global batches" in page
+    assert "not finished" not in page
     assert str(made) not in page
     assert "report.html" in capsys.readouterr().out
     for file in (folder / "curation").glob("*.parquet"):
         file.unlink()
     assert run(["curate", "--run", str(folder)]) == 2
-    assert "decisions of a run with a selector" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "decisions of a run with a selector" in said
+    assert "it trained on everything" in said
+
+
+def test_a_run_that_is_not_finished_says_so(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "pretrain-0123456789"
+    data = {"class_path": "RadiographReports", "init_args": {"index": str(made)}}
+    model = {"init_args": {"selector": {"class_path": "RandomSelector"}}}
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"data": data, "model": model}))
+    (folder / "state.json").write_text(json.dumps({"status": "unfinished"}))
+    assert run(["curate", "--run", str(folder)]) == 2
+    assert "stopped before its first decision" in capsys.readouterr().err
+    Ledger(folder / "curation").append(0, [0, 3], [True, False], ["support", "outlier"])
+    assert run(["curate", "--run", str(folder)]) == 0
+    assert "The run is not finished" in (folder / "curation" / "report.html").read_text()
 
 
 RHO = {"class_path": "RHOSelector", "init_args": {"ratio": 0.5}}

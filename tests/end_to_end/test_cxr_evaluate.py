@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas
 import pytest
 import yaml
+from filelock import FileLock, Timeout
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cxr"))
 from planted import FINDINGS, PlantedModel, write_index
@@ -20,6 +21,7 @@ from tiny_models import text_checkpoint, vision_checkpoint
 from sagittal_core.encoders import VisionSpec
 from sagittal_core.results import read_results
 from sagittal_cxr.cli import run
+from sagittal_cxr.evaluate import claimed
 from sagittal_cxr.nn.image_text import ImageTextModel
 from sagittal_cxr.nn.text import TextEncoder
 from sagittal_cxr.nn.vision import ImageEncoder
@@ -258,10 +260,9 @@ def test_a_damaged_cell_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "remove this folder" in message
 
 
-@pytest.mark.slow
-def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
-    file = planted_config(tmp_path)
-    script = tmp_path / "main.py"
+def planted_command(folder: Path, file: Path) -> list[str]:
+    """The verb in a process of its own, with models by skill."""
+    script = folder / "main.py"
     script.write_text(
         "import sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[1] / 'cxr')!r})\n"
@@ -271,7 +272,12 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
         "models.load = lambda name, source: PlantedModel(float(str(source.path)))\n"
         "main()\n"
     )
-    command = [sys.executable, "-u", str(script), "evaluate", "-c", str(file)]
+    return [sys.executable, "-u", str(script), "evaluate", "-c", str(file)]
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
+    command = planted_command(tmp_path, planted_config(tmp_path))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -284,3 +290,45 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
     assert "seeing, planted, retrieval: kept" in done.stdout
     assert "blind, planted, zero-shot: measured" in done.stdout
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_what_another_process_holds_comes_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".locks").mkdir()
+    other = FileLock(tmp_path / ".locks" / "first-one.lock")
+    other.acquire()
+    turns = claimed(tmp_path, ["first one", "second", "third"])
+    assert next(turns) == "second"
+    with pytest.raises(Timeout):
+        FileLock(tmp_path / ".locks" / "second.lock").acquire(timeout=0)
+    assert next(turns) == "third"
+    FileLock(tmp_path / ".locks" / "second.lock").acquire(timeout=0)  # it is free again
+    other.release()
+    assert next(turns) == "first one"
+    with pytest.raises(Timeout):
+        other.acquire(timeout=0)
+    assert list(turns) == []
+    assert "first one: another process is at it" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("planted_load")
+def test_two_processes_share_the_models_out(tmp_path: Path) -> None:
+    file = planted_config(tmp_path, ["ZeroShot", "Retrieval"])
+    command = planted_command(tmp_path, file)
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+        for _ in range(2)
+    ]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    for model in ("seeing", "blind"):
+        for task in ("zero-shot", "retrieval"):
+            cell = f"{model}, planted, {task}: "
+            assert sum(text.count(f"{cell}measured") for text in said) == 1
+            assert sum(text.count(f"{cell}kept") for text in said) == 1
+    shared = table(tmp_path, "overview")
+    (tmp_path / "out").rename(tmp_path / "shared")
+    assert run(["evaluate", "-c", str(file)]) == 0
+    assert table(tmp_path, "overview") == shared

@@ -19,7 +19,7 @@ from rich.progress import track
 from sagittal_core.encoders import VisionSpec
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.privacy import without_paths
-from sagittal_core.run_folder import write_atomically
+from sagittal_core.run_folder import RunFolder, write_atomically
 from sagittal_core.runs import find_run
 from sagittal_cxr import registry  # noqa: F401 - bare class names in YAML
 from sagittal_cxr.curation.ledger import Ledger
@@ -144,6 +144,7 @@ def _show_run(run: Path, index: Path | None, log_images: bool, seed: int) -> Non
             key="decisions-*.parquet",
             expected="decisions of a run with a selector",
             found="none",
+            hint=_without_selector(config),
         )
     if index is None:
         named = (config.get("data") or {}).get("init_args", {}).get("index")
@@ -152,16 +153,27 @@ def _show_run(run: Path, index: Path | None, log_images: bool, seed: int) -> Non
         index = Path(named)
     page = ledger.folder / "report.html"
     shown = {"model": config.get("model"), "data": config.get("data")}
+    notes = [f"Decided in training, in {len(ledger.steps())} global batches."]
+    if RunFolder(folder).status() != "finished":
+        notes.append("The run is not finished: decisions may still be missing.")
     figures = write_page(
         page,
         _open_index(index),
         ledger.decisions(),
         config=without_paths(shown),
-        notes=[f"Decided in training, in {len(ledger.steps())} global batches."],
+        notes=notes,
         log_images=log_images,
         seed=seed,
     )
     _print(figures, page, None)
+
+
+def _without_selector(config: dict[str, Any]) -> str:
+    """Why a run has no decisions."""
+    model = (config.get("model") or {}).get("init_args") or {}
+    if model.get("selector") is None:
+        return "the run has no selector: it trained on everything"
+    return "the run was stopped before its first decision; its `fit` command goes on"
 
 
 def _open_index(folder: Path) -> RadiographIndex:

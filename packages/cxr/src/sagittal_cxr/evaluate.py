@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 import sagittal_cxr.registry  # noqa: F401 - bare class names in YAML
 from sagittal_core.errors import ConfigError
@@ -32,8 +34,9 @@ def evaluate(
     """Run models on benchmarks; write report.html, results.json and measures.parquet.
 
     Every combination of model, benchmark and task is computed once and kept in out/cells with the
-    predictions of single images; the same command again goes on after an interruption. Intervals
-    and differences resample patients.
+    predictions of single images; the same command again goes on after an interruption. Several
+    processes with the same command share the models out among them; each waits for the others'
+    cells and writes the whole page. Intervals and differences resample patients.
 
     Args:
         models: name of each model, with its path or its vision encoder.
@@ -54,27 +57,70 @@ def evaluate(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     for benchmark in benchmarks:
         print(f"{benchmark.name}: {len(benchmark.frame)} rows in its index", flush=True)
-    cells: list[Cell] = []
-    for name, source in models.items():
-        model: Any = sources.load(name, source).eval().to(device)  # tasks ask for what they need
-        identity = model_identity(model)
-        for benchmark in benchmarks:
-            for task in tasks:
-                cell = run_cell(
-                    out,
-                    name,
-                    model,
-                    identity,
-                    benchmark.for_model(name),
-                    task,
-                    device=device,
-                    seed=seed,
-                )
-                cells.append(cell)
-                print(_line(cell), flush=True)
-    for text in write_page(out, cells, reference, _plain(settings), seed):
+    found: dict[str, list[Cell]] = {}
+    for name in claimed(out, list(models)):
+        model: Any = sources.load(name, models[name]).eval().to(device)  # tasks ask for their needs
+        found[name] = _cells(out, name, model, benchmarks, tasks, device, seed)
+    cells = [cell for name in models for cell in found[name]]
+    with FileLock(out / ".lock"):
+        texts = write_page(out, cells, reference, _plain(settings), seed)
+    for text in texts:
         print(text, flush=True)
     print(f"evaluated in {time.monotonic() - start:.0f} s: {out / 'report.html'}", flush=True)
+
+
+def claimed(out: Path, names: list[str]) -> Iterator[str]:
+    """Each name, held against other processes until the next one is asked for.
+
+    What another process holds comes last, once that process is done with it or has died: the
+    system releases its lock then, however it died.
+
+    Args:
+        out: Folder of the evaluation.
+        names: Of the models.
+    """
+    later = []
+    for name in names:
+        lock = _lock(out, name)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{name}: another process is at it; its turn comes last", flush=True)
+            later.append(name)
+            continue
+        try:
+            yield name
+        finally:
+            lock.release()
+    for name in later:
+        with _lock(out, name):
+            yield name
+
+
+def _lock(out: Path, name: str) -> FileLock:
+    folder = out / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{file_name(name)}.lock")
+
+
+def _cells(
+    out: Path,
+    name: str,
+    model: Any,
+    benchmarks: list[Benchmark],
+    tasks: list[Task],
+    device: str,
+    seed: int,
+) -> list[Cell]:
+    """Cells of one model, printed as they come."""
+    identity, cells = model_identity(model), []
+    for benchmark in benchmarks:
+        for task in tasks:
+            own = benchmark.for_model(name)
+            cell = run_cell(out, name, model, identity, own, task, device=device, seed=seed)
+            cells.append(cell)
+            print(_line(cell), flush=True)
+    return cells
 
 
 def _line(cell: Cell) -> str:

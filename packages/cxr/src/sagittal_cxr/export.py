@@ -14,7 +14,8 @@ def export(run: Path, out: Path) -> None:
     """Write a trained model as safetensors with its configuration, tokenizer and preprocessing.
 
     Args:
-        run: Run folder of `fit`, or its prefix without the hash.
+        run: Run folder of `fit`, or its prefix without the hash; or a folder with the released
+            checkpoint.
         out: Folder to write; it may not exist yet. Every verb takes it in place of a run.
 
     Raises:

@@ -20,6 +20,7 @@ from sagittal_core.encoders.weights import load_strictly, read_state
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.run_folder import RunFolder, write_atomically
 from sagittal_core.runs import find_run, load_model
+from sagittal_cxr import released
 from sagittal_cxr.nn.image_text import ImageTextModel
 from sagittal_cxr.nn.text import TextEncoder
 from sagittal_cxr.nn.vision import ImageEncoder, preprocessor_config
@@ -32,9 +33,10 @@ def load_image_text(path: str | Path) -> ImageTextModel:
     """The model of a finished ``fit`` or of an exported folder, in evaluation mode.
 
     Args:
-        path: A run folder, or its path without the ``-<hash>`` at the end; or what
-            ``sagittal-cxr export`` wrote. A run still needs the checkpoints that its
-            configuration names, an exported folder nothing.
+        path: A run folder, or its path without the ``-<hash>`` at the end; what
+            ``sagittal-cxr export`` wrote; or a folder with CheXficient's released
+            ``pytorch_model.pth`` and ``text/`` (see :mod:`.released`). A run still needs the
+            checkpoints that its configuration names, an exported folder nothing.
 
     Raises:
         ConfigError: There is no such run, several, or it is not finished.
@@ -42,6 +44,8 @@ def load_image_text(path: str | Path) -> ImageTextModel:
     """
     if (Path(path) / DESCRIPTION).is_file():
         return read_exported(Path(path))
+    if (Path(path) / released.WEIGHTS).is_file():
+        return released.read_released(Path(path))
     run = find_run(Path(path))
     if RunFolder(run).status() != "finished":
         raise ConfigError(f"{run} is not finished: run its `fit` command again to resume it")
@@ -73,6 +77,7 @@ def save_image_text(network: ImageTextModel, folder: Path) -> None:
         "version": VERSION,
         "dim": network.dim,
         "bias": network.logit_bias is not None,
+        "projection_bias": network.image_projection.bias is not None,
         "preprocessing": network.preprocessing.described(),
         "vision": {"encoder": spec, "batch_norm": network.vision.batch_norm},
         "text": {"pooling": network.text.pooling, "max_length": network.text.max_length},
@@ -103,6 +108,8 @@ def read_exported(folder: Path) -> ImageTextModel:
         text = TextEncoder(str(folder / "text"), **described["text"], twin_seed=0)
         bias = 0.0 if described["bias"] else None
         network = ImageTextModel(vision, text, described["dim"], logit_bias=bias)
+        if described.get("projection_bias", False):  # older folders do not say
+            network.add_projection_biases()
     except (OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, (ConfigError, DataError)):
             raise

@@ -85,7 +85,8 @@ def write_page(
         report.picture(
             "prevalence among kept pairs, relative to all",
             draw_prevalences(found),
-            "Right of 1: more common among what was kept. Bars: 95 % bootstrap over patients.",
+            "Right of 1: more common among what was kept. Bars: 95 % bootstrap over patients; none"
+            " where fewer than five patients have the finding, or do not.",
         )
     if log_images:
         _examples(report, index, decided, seed)
@@ -109,7 +110,8 @@ def draw_prevalences(found: Sequence[Prevalence]) -> Figure:
     axis.axvline(1.0, color="0.3", linewidth=0.8, linestyle="--")
     axis.set_yticks(range(len(known)), [f"{o.name}, n = {o.positives}" for o in reversed(known)])
     axis.set_xlabel("share among kept / share among all")
-    axis.set_xlim(left=0)
+    _, right = axis.get_xlim()
+    axis.set_xlim(-0.02 * right, right)  # a point at 0 is seen whole
     return figure
 
 
@@ -165,12 +167,13 @@ def _tables(
         "findings",
         ["finding", "pairs", "kept", "share of all", "share of kept", "ratio [95 %]"],
         rows,
-        f"Positive labels, the rarest first; intervals over {mine['patient'].nunique()} patients.",
+        f"Positive labels, the rarest first; intervals over {mine['patient'].nunique()} patients,"
+        " none where fewer than five of them have the finding, or do not.",
     )
-    for column in ("dataset", "view"):
+    for column, title in (("dataset", "data sets"), ("view", "views")):
         counts = by_column(mine[column].tolist(), kept)
         cells = [[name, n, k, f"{k / n:.1%}"] for name, n, k in counts]
-        report.table(column, [column, "pairs", "kept", "share kept"], cells)
+        report.table(title, [column, "pairs", "kept", "share kept"], cells)
 
 
 def _examples(report: Report, index: RadiographIndex, decided: pandas.DataFrame, seed: int) -> None:

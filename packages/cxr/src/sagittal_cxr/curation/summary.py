@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sagittal_core.resampling import Resamples, interval
+from sagittal_core.resampling import LEAST_SUBJECTS, Resamples, interval
 
 if TYPE_CHECKING:
     import pandas
@@ -29,7 +29,9 @@ class Prevalence:
         share: Of all pairs.
         share_kept: Of kept pairs; NaN: none is kept.
         ratio: ``share_kept / share``; NaN where either is not defined.
-        low: Lower end of its 95 % bootstrap interval over patients; None: too few patients.
+        low: Lower end of its 95 % bootstrap interval over patients; None: fewer than five patients
+            have it, or fewer than five do not. Resamples of two patients are nearly all alike, and
+            an interval of them would be far too narrow.
         high: Upper end.
     """
 
@@ -99,7 +101,8 @@ def prevalences(
     tail = {name for name, count in counts.items() if count < below}
     groups = [(f"findings under {below} positives ({len(tail)})", tail)] if tail else []
     groups += [(n, {n}) for n in sorted(counts, key=lambda n: (counts[n], n))]
-    return [_prevalence(name, group, sets, kept, sampled) for name, group in groups]
+    people = np.asarray(patients)
+    return [_prevalence(name, group, sets, kept, people, sampled) for name, group in groups]
 
 
 def _prevalence(
@@ -107,6 +110,7 @@ def _prevalence(
     group: set[str],
     sets: Sequence[frozenset[str]],
     kept: NDArray[np.bool_],
+    patients: NDArray[np.str_],
     sampled: Resamples | None,
 ) -> Prevalence:
     assert sampled is not None
@@ -118,6 +122,9 @@ def _prevalence(
     with np.errstate(invalid="ignore", divide="ignore"):
         # Resamples without a single positive pair say nothing of the ratio.
         ends = interval(draws / sampled.ratio(has.astype(float), np.ones(len(has))))
+    having = len(np.unique(patients[has]))
+    if min(having, len(np.unique(patients)) - having) < LEAST_SUBJECTS:
+        ends = None
     low, high = ends or (None, None)
     return Prevalence(
         name, int(has.sum()), int(both.sum()), share, share_kept, share_kept / share, low, high

@@ -56,6 +56,11 @@ class ImageTextModel(nn.Module):
         if logit_bias is not None:
             self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias)))
 
+    def add_projection_biases(self) -> None:
+        """Give both projections a bias of 0, as the released model has one; training has none."""
+        for layer in (self.image_projection, self.text_projection):
+            layer.bias = nn.Parameter(torch.zeros(layer.out_features))
+
     @property
     def preprocessing(self) -> Preprocessing:
         """What images go through: ``fit`` each, then ``normalise`` a batch."""
