@@ -3,7 +3,8 @@
 ``python faulty_server.py --share 0.2 --seed 0`` prints its port and serves until its input ends. Of
 all exchanges the given share goes wrong, decided by the seed, the question and how often it came:
 429 with Retry-After, 500, a hang, malformed JSON, a cut connection. Otherwise the answer is the
-last word of the question. One thread serves all connections.
+last word of the question, or that of ``--answer``; ``--logprobs`` takes a JSON object of tokens and
+their probabilities, which are told where they are asked for. One thread serves all connections.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import math
 import sys
 from collections import Counter
 
@@ -26,8 +28,11 @@ def fault(seed: int, question: str, attempt: int, share: float) -> str | None:
 
 
 class Server:
-    def __init__(self, share: float, seed: int, hang: float) -> None:
+    def __init__(
+        self, share: float, seed: int, hang: float, answer: str | None, logprobs: dict[str, float]
+    ) -> None:
         self.share, self.seed, self.hang = share, seed, hang
+        self.said, self.logprobs = answer, logprobs
         self.attempts: Counter[str] = Counter()
         self.injected: Counter[str] = Counter()
 
@@ -78,9 +83,13 @@ class Server:
             return False
         else:
             words = question.split()
-            message = {"role": "assistant", "content": words[-1]}
+            said = words[-1] if self.said is None else self.said
+            message = {"role": "assistant", "content": said}
             usage = {"prompt_tokens": len(words), "completion_tokens": 1}
-            choice = {"finish_reason": "stop", "message": message}
+            choice: dict = {"finish_reason": "stop", "message": message}
+            if asked.get("logprobs") and self.logprobs:
+                told = [{"token": t, "logprob": math.log(p)} for t, p in self.logprobs.items()]
+                choice["logprobs"] = {"content": [{**told[0], "top_logprobs": told}]}
             await send(writer, 200, json.dumps({"choices": [choice], "usage": usage}))
         return True
 
@@ -97,8 +106,10 @@ async def main() -> None:
     parser.add_argument("--share", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hang", type=float, default=3600.0)
+    parser.add_argument("--answer")
+    parser.add_argument("--logprobs", type=json.loads, default={})
     args = parser.parse_args()
-    faulty = Server(args.share, args.seed, args.hang)
+    faulty = Server(args.share, args.seed, args.hang, args.answer, args.logprobs)
     server = await asyncio.start_server(faulty.serve, "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:

@@ -111,6 +111,11 @@ def test_many_conversations_score_as_each_alone(model: LocalModel) -> None:
     assert model.choose_many([], ["liver"]) == []
 
 
+def test_answers_of_one_token_are_named_once_each(model: LocalModel) -> None:
+    options = ["liver", " liver", "left kidney", "spleen", ""]
+    assert model.one_token(options) == ["liver", "spleen"]
+
+
 def test_greedy_is_the_most_likely_token_each_time(model: LocalModel) -> None:
     reply = model.complete(Request(ASK, max_tokens=5))
     network, tokenizer = model._load()

@@ -140,6 +140,30 @@ def test_adaptation_goes_on_from_a_run(inputs: dict[str, str], tmp_path: Path) -
         torch.testing.assert_close(after.adapters()[name], value, rtol=0, atol=0)
 
 
+def test_a_few_patients_of_another_site_by_its_config(
+    inputs: dict[str, str], tmp_path: Path
+) -> None:
+    config = CONFIG.with_name("adacvd_heart_disease.yaml")
+    settings = yaml.safe_load(config.read_text())["data"]["init_args"]
+    columns = [f["column"] for group in settings["groups"] for f in group["features"]]
+    rng = np.random.default_rng(0)
+    table = pandas.DataFrame({name: rng.integers(0, 2, 24) for name in columns})
+    table["disease"] = np.arange(24) % 2
+    table["split"] = np.array(["train", "train", "val", "test"])[np.arange(24) // 2 % 4]
+    table.to_csv(tmp_path / "site.csv", index=False)
+    given = [
+        *("fit", "-c", str(config)),
+        f"--runs_dir={tmp_path / 'runs'}",
+        f"--data.init_args.table={tmp_path / 'site.csv'}",
+        "--data.init_args.limit=4",
+        f"--model.init_args.weights={inputs['weights']}",
+        "--trainer.max_epochs=1",
+        "--trainer.accelerator=cpu",
+    ]
+    assert run(given) == 0
+    assert load_adacvd(tmp_path / "runs" / "adacvd_hungary").network.identity["model"] == "lm"
+
+
 KILLED = """
 import os, signal, sys
 from sagittal_risk.adacvd import AdaCVD

@@ -16,8 +16,7 @@ from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.runs import find_run, load_model
 from sagittal_risk.data import PromptBatch
 from sagittal_risk.nn.answer_model import AnswerModel, LoRASettings
-
-LOW_MASS = 0.1  # below it the renormalised risk rests on tokens the model would hardly say
+from sagittal_risk.prompts import LOW_MASS
 
 
 class AdaCVD(lightning.LightningModule):

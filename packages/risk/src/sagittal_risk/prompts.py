@@ -17,6 +17,7 @@ SUMMARISE = (
     "Write a brief summary of this patient for a physician, as running text. State every value that"
     " is given and nothing else: no risk estimate, no judgement, no advice."
 )
+LOW_MASS = 0.1  # below it the renormalised risk rests on tokens the model would hardly say
 _JSON = re.compile(r"\{[^{}]*\}")
 
 
@@ -53,6 +54,8 @@ def read_percent(text: str) -> float:
             continue
         if isinstance(value, str):
             value = value.strip().removesuffix("%").strip()
+        elif isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError("risk_percent is no number")
         percent = float(value)
         if not 0 <= percent <= 100:
             raise ValueError(f"a risk of {percent} % is none")

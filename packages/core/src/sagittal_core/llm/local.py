@@ -157,6 +157,19 @@ class LocalModel(LanguageModel):
                 scores[number] = ChoiceScores(row, ones.copy())
         return [score for score in scores if score is not None]
 
+    def one_token(self, options: Sequence[str]) -> list[str]:
+        """Those options that are a single token, in order, one of each token.
+
+        Their probabilities after one prompt belong to different answers, so they may be summed.
+        """
+        _, processor = self._load()
+        found: dict[int, str] = {}
+        for option in options:
+            tokens = _tokenizer(processor)(option, add_special_tokens=False)["input_ids"]
+            if len(tokens) == 1:
+                found.setdefault(tokens[0], option)
+        return list(found.values())
+
     def _inputs(self, messages: Sequence[Message]) -> dict[str, Any]:
         """The conversation as the model's chat template puts it, one row."""
         model, processor = self._load()
