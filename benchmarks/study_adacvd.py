@@ -26,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas
-from adacvd_runs import command, risks, settings_of, tune
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from adacvd_runs import command, risks, settings_of, tune
 from sagittal_core.resampling import Resamples, interval
 from sagittal_core.results import Cell, Table, write_results
 from sagittal_risk.adacvd import LOW_MASS
@@ -123,9 +123,7 @@ class People:
         names = {"Framingham 2008": "framingham_2008", "Pooled Cohort Equations": "pce"}
         given = {name: values[self.test] for name, values in self.columns.items()}
         given["race"] = np.zeros(int(self.test.sum()))  # the cohort's members were white
-        found = evaluate_many(
-            list(names.values()), Patients.from_columns(given), extrapolate=True
-        )
+        found = evaluate_many(list(names.values()), Patients.from_columns(given), extrapolate=True)
         return {label: found[name].risk for label, name in names.items()}
 
 

@@ -58,7 +58,9 @@ def cohort(
     if site is not None:
         sites = sorted(set(table.get("site", ())))
         if site not in sites:
-            raise ConfigError(f"cohort: no site {site!r} in {name}; {', '.join(sites) or 'no sites'}")
+            raise ConfigError(
+                f"cohort: no site {site!r} in {name}; {', '.join(sites) or 'no sites'}"
+            )
         table = table[table["site"] == site]
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}")
@@ -99,7 +101,7 @@ def cohort_table(people: Cohort, outcome: str, seed: int = 0) -> pandas.DataFram
 
 
 def column_name(feature: str) -> str:
-    """Column of a feature: ``fasting glucose above 120 mg/dL`` is fasting_glucose_above_120_mg_dl."""
+    """Name of a feature's column: lower case, one underscore for whatever is no letter or digit."""
     return re.sub(r"[^0-9a-z]+", "_", feature.lower())
 
 
