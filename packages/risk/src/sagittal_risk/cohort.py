@@ -39,7 +39,7 @@ def cohort(
     Args:
         name: of the cohort.
         out: the table, .csv or .parquet; outputs/NAME.csv by default.
-        data: the file that it is made of; the sample data by default (python -m sagittal_core fetch).
+        data: the file that it is made of; by default that of python -m sagittal_core fetch.
         site: only the people of this one (heart_disease has four).
         seed: of the split.
 
