@@ -85,9 +85,12 @@ def model_file(folder: Path, name: str, **arguments: object) -> Path:
 
 
 def server_file(folder: Path, url: str) -> Path:
-    return model_file(
+    file = model_file(
         folder, "OpenAIChat", base_url=url, model="tiny", timeout=0.3, attempts=8, backoff=0.001
     )
+    prices = {"input_per_million": 1e4, "output_per_million": 1e6, "currency": "EUR"}
+    file.write_text(file.read_text() + yaml.safe_dump({"prices": prices}))
+    return file
 
 
 def arguments(verb: str, table: Path, model: Path, out: Path, *options: str) -> list[str]:
@@ -133,8 +136,14 @@ def test_a_fifth_of_the_exchanges_goes_wrong_and_every_patient_has_one_outcome(
         assert f"In {COUNT - 1} of {COUNT - 1} answers (100.0 %)" in said
         assert "below 0.1" in page
         assert value(out, "risks", "answer mass below 0.1") == "100.0 %"
+    same = "25" if mode == "choice" else "12.5"
+    assert f"{COUNT - 1} of {COUNT - 1} patients got the same risk, {same} %" in said
     assert value(out, "outcomes", "ok") == COUNT - 1
     assert is_private(out, said)
+    tokens = int(value(out, "usage", "tokens of prompts"))
+    cost = tokens / 100 + (COUNT - 1)  # each answer is one token
+    assert float(value(out, "usage", "cost (EUR)")) == pytest.approx(cost)
+    assert f"cost of this call (EUR) {cost:.4f}" in said
 
     # The server is gone: the same command sends nothing.
     before = (out / "risks.csv").read_bytes()

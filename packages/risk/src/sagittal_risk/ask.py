@@ -193,6 +193,12 @@ def _notes(answers: Sequence[Answer], mode: str) -> list[str]:
             f"{len(answers) - len(risks)} of {len(answers)} patients have no risk; the table of"
             " outcomes says why. None was made up."
         )
+    values, counts = np.unique(risks, return_counts=True)
+    if len(risks) > 4 and 2 * counts.max() > len(risks):
+        notes.append(
+            f"{counts.max()} of {len(risks)} patients got the same risk,"
+            f" {100 * values[counts.argmax()]:.4g} %: the model hardly looked at them."
+        )
     if mode == "choice" and len(risks):
         low = int((_known([answer.mass for answer in answers]) < LOW_MASS).sum())
         if low:

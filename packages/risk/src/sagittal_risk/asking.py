@@ -259,7 +259,7 @@ def hit_rate(tally: Tally) -> float:
 def outcome_table(outcomes: Sequence[str]) -> Table:
     """How many patients ended in which outcome; all outcomes are listed."""
     counted = Counter(outcomes)
-    rows = [
+    rows: list[list[str | int | float]] = [
         [name.replace("_", " "), counted[name], f"{100 * counted[name] / len(outcomes):.1f} %"]
         for name in OUTCOMES
     ]

@@ -9,9 +9,10 @@ QUESTION = (
     "Will this patient have a major adverse cardiovascular event in the next 10 years?"
     " Reply with Yes or No."
 )
+# No number as an example: small models give that one back for everybody.
 VERBALISED = (
     "What is this patient's estimated 10-year risk of cardiovascular disease? Reply solely with a"
-    ' JSON object such as {"risk_percent": 12.5}: a number between 0 and 100, in percent.'
+    ' JSON object {"risk_percent": NUMBER}, where NUMBER lies between 0 and 100, in percent.'
 )
 SUMMARISE = (
     "Write a brief summary of this patient for a physician, as running text. State every value that"
