@@ -397,15 +397,8 @@ def test_help_is_light() -> None:
 
 
 def test_configs_are_read(tmp_path: Path) -> None:
-<<<<<<< HEAD
     names = {file.name for file in CONFIGS.glob("*.yaml")}
     names -= {"adacvd_framingham.yaml", "adacvd_heart_disease.yaml"}  # test_adacvd.py
     names -= {"ask.yaml", "summarise.yaml"}  # test_ask.py
     assert names == {"schema.yaml", "score.yaml", "evaluate.yaml", "groups.yaml"}
-=======
-    elsewhere = {"ask.yaml", "summarise.yaml"}  # test_ask.py
-    names = {file.name for file in CONFIGS.glob("*.yaml")} - elsewhere
-    names -= {"adacvd_framingham.yaml"}  # test_adacvd.py
-    assert names == {"schema.yaml", "score.yaml", "evaluate.yaml"}
->>>>>>> ask
     assert set(yaml.safe_load((CONFIGS / "evaluate.yaml").read_text())) >= {"risks", "outcome"}
