@@ -48,7 +48,7 @@ TEXT, UNTUNED, LOGISTIC = "went on with half in sentences", "before tuning", "lo
 SHARES = (0.0, 0.25, 0.5, 0.75)
 SOURCE, SITES = "Cleveland", ("Hungary", "Switzerland", "VA Long Beach")
 COUNTS = (16, 64)
-DRAWS = 3
+DRAWS = 2
 Estimates = dict[str, Estimate]
 
 
@@ -336,7 +336,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "study_adacvd")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "study_adacvd.json")
-    parser.add_argument("--seeds", type=int, default=3, help="runs tuned on all fields")
+    parser.add_argument("--seeds", type=int, default=1, help="runs tuned on all fields")
     parser.add_argument("--sampled-seeds", type=int, default=1, help="runs on sampled fields")
     parser.add_argument("--precision", choices=("bf16-mixed", "32-true"), default="bf16-mixed")
     parser.add_argument("--resamples", type=int, default=500)

@@ -76,4 +76,6 @@ def work(rank: int, folder: str) -> None:
                     module, step, [rank, rank + 2, rank + 4], kept
                 )
     torch.save(found, Path(folder) / f"{rank}.pt")
+    # Before the group, which it would otherwise end with the interpreter's lock held: a deadlock.
+    del module
     torch.distributed.destroy_process_group()

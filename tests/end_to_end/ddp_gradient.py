@@ -75,4 +75,7 @@ def work(rank: int, folder: str) -> None:
         found[sampling] = flat(module)
     if rank == 0:
         torch.save(found, Path(folder) / "two.pt")
+    # The wrapper goes first: as the last to hold the group it would end gloo's threads while it has
+    # the interpreter's lock, which one of them may wait for.
+    del module
     torch.distributed.destroy_process_group()
