@@ -66,7 +66,8 @@ def test_shares_are_kept_and_subjects_never_divided(
     assert len(sides) == count, "a subject is in two splits"
     size = Counter(side for _, side in sides)
     assert abs(size["val"] - val * count) < 1
-    assert abs(size["test"] - test * count) < 1
+    # Drawn from those that val left: up to one more or less of them, and one for its own rounding.
+    assert abs(size["test"] - test * count) < 1 + test / (1 - val)
     again = split.assign(list(reversed(scans)))
     assert {(s.name, s.split) for s in again} == {(s.name, s.split) for s in assigned}
 

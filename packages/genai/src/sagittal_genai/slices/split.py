@@ -34,7 +34,8 @@ class Split:
         """The scans with their split set.
 
         Subjects are sorted by stratum and, within it, by a seed that depends on the subject alone;
-        every 1/share-th is taken. So each part gets its share of each stratum, to within one.
+        every 1/share-th is taken: first val, to within one of its share of each stratum, then test
+        from those that are left, to within one of its share of them.
 
         Raises:
             ConfigError: for shares out of range, a column that no scan has, an unknown split, or a
