@@ -158,15 +158,18 @@ def log_records(data: bytes) -> Iterator[bytes]:
             record = b""
 
 
-def test_offline_weights_and_biases_holds_config_and_metrics(toy_main: Main, config: dict) -> None:
+def test_offline_weights_and_biases_holds_config_and_metrics(
+    toy: Callable[..., Any], config: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from wandb.proto import wandb_internal_pb2
 
+    # Another test's service in this process would write the file after the toy's own end.
+    for name in ("WANDB_SERVICE", "WANDB_X_DISABLE_META", "WANDB_CONSOLE"):
+        monkeypatch.delenv(name, raising=False)
     config["trainer"]["max_epochs"] = 1
     config["trainer"]["logger"] = {"class_path": "lightning.pytorch.loggers.WandbLogger"}
-    assert toy_main("fit", config) == 0
-    import wandb
-
-    wandb.finish()
+    done = toy("fit", config)
+    assert done.returncode == 0, done.stderr
     (run,) = Path("runs").iterdir()
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
     settings, metrics = {}, {}
