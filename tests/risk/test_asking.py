@@ -10,16 +10,16 @@ import pytest
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.llm import LanguageModel, Prices, Reply, Request, Tally
 from sagittal_risk.asking import (
-    begin,
     hit_rate,
     outcome_table,
     patients_of,
-    read_frame,
     usage_table,
     workers,
 )
+from sagittal_risk.job import begin_job
 from sagittal_risk.prompts import read_percent
 from sagittal_risk.records.description import Feature, Group
+from sagittal_risk.records.table import read_frame
 
 GROUPS = [Group("g", [Feature("age", "Age", "years", 0), Feature("sbp", "Pressure", "mmHg")])]
 ROWS = "who,age,sbp,note,event\n007,63,140.5,smokes,1\n008,,120,,0\n009,,,,1\n"
@@ -82,16 +82,16 @@ def test_tables_that_are_none_are_named(name: str, text: str, tmp_path: Path) ->
 
 def test_a_folder_goes_on_with_its_own_job_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    begin(out, {"mode": "choice", "seed": 0})
-    begin(out, {"seed": 0, "mode": "choice"})
+    begin_job(out, {"mode": "choice", "seed": 0}, "answers")
+    begin_job(out, {"seed": 0, "mode": "choice"}, "answers")
     with pytest.raises(ConfigError, match="another seed"):
-        begin(out, {"mode": "choice", "seed": 1})
+        begin_job(out, {"mode": "choice", "seed": 1}, "answers")
     with pytest.raises(ConfigError, match="another limit"):
-        begin(out, {"mode": "choice", "seed": 0, "limit": 3})
+        begin_job(out, {"mode": "choice", "seed": 0, "limit": 3}, "answers")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not empty"):
-        begin(tmp_path / "full", {"seed": 0})
+        begin_job(tmp_path / "full", {"seed": 0}, "answers")
     assert not (tmp_path / "full" / "job.json").exists()
 
 

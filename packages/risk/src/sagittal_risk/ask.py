@@ -23,7 +23,6 @@ from sagittal_core.run_folder import write_csv
 from sagittal_risk.asking import (
     NOT_ASKED,
     Patient,
-    begin,
     identity_of,
     outcome_table,
     patients_of,
@@ -33,6 +32,7 @@ from sagittal_risk.asking import (
     workers,
 )
 from sagittal_risk.choice import CANDIDATES, chooser, read_choice
+from sagittal_risk.job import begin_job
 from sagittal_risk.prompts import LOW_MASS, QUESTION, VERBALISED, read_percent
 from sagittal_risk.records.description import Group
 
@@ -127,7 +127,7 @@ def ask(
         "limit": limit,
         **request,
     }
-    begin(out, identity_of("ask", patients, groups or [], model, **settings))
+    begin_job(out, identity_of("ask", patients, groups or [], model, **settings), "answers")
     tally, replies = put(
         chooser(model) if mode == "choice" else model, people, asked, out,
         cache=cache, concurrency=at_a_time, stop_after=stop_after, **request,

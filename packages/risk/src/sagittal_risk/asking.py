@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sagittal_core.errors import ConfigError, DataError
+from sagittal_core.errors import ConfigError
 from sagittal_core.llm import (
     CachedModel,
     LanguageModel,
@@ -24,15 +23,12 @@ from sagittal_core.llm import (
     read_answers,
 )
 from sagittal_core.results import Table
-from sagittal_core.run_folder import write_atomically
 from sagittal_risk import __version__
 from sagittal_risk.choice import scores_answers
 from sagittal_risk.prompts import prompt
 from sagittal_risk.records.description import Group, check_groups, describe
+from sagittal_risk.records.table import read_frame
 from sagittal_risk.scoring import sha256
-
-if TYPE_CHECKING:
-    import pandas
 
 NOT_ASKED = "not_asked"  # nothing at all is known of the patient
 OUTCOMES = ("ok", "refusal", "truncated", "parse_failure", "transport", NOT_ASKED)
@@ -63,44 +59,6 @@ class Patient:
         return f"row-{self.row}"
 
 
-def read_frame(file: Path, texts: bool | Sequence[str] = ()) -> pandas.DataFrame:
-    """A table with a row a patient.
-
-    Args:
-        file: .csv, .tsv or .parquet.
-        texts: Columns of a CSV file to take as text; True: all, just as they stand.
-
-    Raises:
-        DataError: It is missing, cannot be read, or has no row.
-    """
-    import pandas
-
-    suffix = file.suffix.lower()
-    if suffix not in (".csv", ".tsv", ".parquet"):
-        raise DataError(file, key="(file)", expected=".csv, .tsv or .parquet", found=suffix)
-    if not file.is_file():
-        raise DataError(file, key="(file)", expected="a table", found="no such file")
-    try:
-        if suffix == ".parquet":
-            frame = pandas.read_parquet(file)
-        else:
-            whole = texts is True
-            frame = pandas.read_csv(
-                file,
-                sep="\t" if suffix == ".tsv" else ",",
-                dtype=str if isinstance(texts, bool) else dict.fromkeys(texts, str),
-                keep_default_na=not whole,
-                low_memory=False,
-            )
-    except (ValueError, OSError) as error:
-        raise DataError(
-            file, key="(file)", expected="a table", found=type(error).__name__
-        ) from None
-    if not len(frame):
-        raise DataError(file, key="(file)", expected="at least one row", found="none")
-    return frame
-
-
 def patients_of(
     file: Path,
     groups: Sequence[Group],
@@ -112,7 +70,7 @@ def patients_of(
     """Patients of a table as a model is told of them.
 
     Args:
-        file: See :func:`read_frame`.
+        file: See :func:`~sagittal_risk.records.table.read_frame`.
         groups: Features in the order of telling.
         text_column: Free text that follows them.
         id_column: What names a patient; None: the number of the row.
@@ -148,34 +106,6 @@ def patients_of(
             )
         )
     return patients
-
-
-def begin(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Make the folder of a job, or go on in it.
-
-    Args:
-        folder: Gets ``job.json``.
-        identity: Plain values that decide the answers.
-
-    Raises:
-        ConfigError: The folder holds another job, or something else.
-    """
-    described = folder / "job.json"
-    wanted = json.loads(json.dumps(dict(identity)))
-    if described.is_file():
-        found = json.loads(described.read_text(encoding="utf-8"))
-        changed = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
-        if changed:
-            raise ConfigError(
-                f"{folder} holds answers with another {', '.join(changed)}; choose another folder"
-                " or remove this one"
-            )
-        return
-    # What begins with a dot is left of a process that was killed before it wrote job.json.
-    if folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty and holds no answers; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(described, json.dumps(wanted, indent=1))
 
 
 def identity_of(

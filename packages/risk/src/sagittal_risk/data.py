@@ -19,6 +19,7 @@ from sagittal_risk.prompts import QUESTION, prompt
 from sagittal_risk.records.description import Group, check_groups, describe, known
 from sagittal_risk.records.narrative import narrate
 from sagittal_risk.records.sampling import GroupSampling, fields_known
+from sagittal_risk.records.table import read_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -127,7 +128,7 @@ class RiskRecords(lightning.LightningDataModule):
         """
         if self.sets:
             return
-        table = read_table(self.file)
+        table = read_frame(self.file)
         check_groups(self.groups, table.columns)
         for column in (self.outcome, self.split_column, self.text_column):
             if column is not None and column not in table.columns:
@@ -226,26 +227,6 @@ class RiskRecords(lightning.LightningDataModule):
             shuffle=name == "train",
             collate_fn=_collate,
         )
-
-
-def read_table(file: Path) -> pandas.DataFrame:
-    """A CSV or parquet file.
-
-    Raises:
-        DataError: It is missing or cannot be read.
-    """
-    import pandas
-
-    if not file.is_file():
-        raise DataError(file, key="path", expected="a CSV or parquet file", found="no such file")
-    try:
-        if file.suffix == ".parquet":
-            return pandas.read_parquet(file)
-        return pandas.read_csv(file)
-    except (ValueError, OSError) as error:
-        raise DataError(
-            file, key="table", expected="CSV or parquet", found=str(error).splitlines()[0]
-        ) from None
 
 
 def _collate(items: list[tuple[str, float, int]]) -> PromptBatch:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from sagittal_core.errors import ConfigError
-from sagittal_risk.adacvd import LOW_MASS
 from sagittal_risk.fields import FIELDS, names_of
 from sagittal_risk.model_scores import Asked
 from sagittal_risk.page import title
 from sagittal_risk.patients import Patients
+from sagittal_risk.prompts import LOW_MASS
 from sagittal_risk.records.description import Feature, Group
 from sagittal_risk.records.groups import read_groups
 from sagittal_risk.tuned import TunedModel

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sagittal_risk.adacvd import LOW_MASS
 from sagittal_risk.answers import AnswerStore
+from sagittal_risk.prompts import LOW_MASS
 from sagittal_risk.records.told import Told
 from sagittal_risk.scoring import BINS, MASS_BINS, Scored
 from sagittal_risk.tuned import TunedModel

@@ -148,8 +148,8 @@ def write_report(out: Path, counts: dict[str, Any], choice: Choice) -> None:
 
 def _of_model(tuned: TunedModel, told: ToldTable, one: dict[str, Any]) -> list[str]:
     """Notes on the model, by its counts."""
-    from sagittal_risk.adacvd import LOW_MASS
     from sagittal_risk.model_scores import TOO_LONG
+    from sagittal_risk.prompts import LOW_MASS
 
     name, found = tuned.name, []
     for feature in told.absent:

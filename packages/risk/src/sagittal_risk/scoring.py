@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sagittal_core.errors import ConfigError
 from sagittal_core.run_folder import write_atomically
 from sagittal_risk.equations.evaluator import Risks
 from sagittal_risk.fields import BIT, names_of
+from sagittal_risk.job import begin_job
 from sagittal_risk.records.table import Rows
 
 if TYPE_CHECKING:
@@ -49,21 +49,7 @@ class Parts:
     kind: str
 
     def __post_init__(self) -> None:
-        described = self.folder / "job.json"
-        wanted = json.loads(json.dumps(dict(self.identity)))
-        if described.is_file():
-            found = json.loads(described.read_text(encoding="utf-8"))
-            changed = [key for key in wanted if found.get(key) != wanted[key]]
-            if changed or set(found) != set(wanted):
-                raise ConfigError(
-                    f"{self.folder} holds scores with another {', '.join(changed) or 'job'};"
-                    " choose another folder or remove this one"
-                )
-            return
-        if self.folder.is_dir() and any(self.folder.iterdir()):
-            raise ConfigError(f"{self.folder} is not empty and no scores; choose another folder")
-        self._parts.mkdir(parents=True, exist_ok=True)
-        write_atomically(described, json.dumps(wanted, indent=1))
+        begin_job(self.folder, self.identity, "scores")
 
     @property
     def _parts(self) -> Path:

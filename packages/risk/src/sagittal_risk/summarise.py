@@ -20,19 +20,19 @@ from sagittal_core.results import Table, write_results
 from sagittal_risk.asking import (
     NOT_ASKED,
     Patient,
-    begin,
     identity_of,
     outcome_table,
     patients_of,
     put,
-    read_frame,
     spoken,
     usage_table,
     workers,
 )
 from sagittal_risk.fidelity import Fidelity, fidelity, told_numbers
+from sagittal_risk.job import begin_job
 from sagittal_risk.prompts import SUMMARISE
 from sagittal_risk.records.description import Group
+from sagittal_risk.records.table import read_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -96,7 +96,7 @@ def summarise(
     settings = {
         "instruction": instruction, "text_column": text_column, "limit": limit, **request,
     }  # fmt: skip
-    begin(out, identity_of("summarise", patients, described, model, **settings))
+    begin_job(out, identity_of("summarise", patients, described, model, **settings), "answers")
     tally, replies = put(
         model, people, instruction, out,
         cache=cache, concurrency=at_a_time, stop_after=stop_after, **request,

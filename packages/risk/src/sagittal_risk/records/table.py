@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,44 @@ def read_rows(file: str | Path, schema: Schema) -> Rows:
     path = Path(file)
     frames = list(frames_of(path, schema, 1 << 18))
     return to_rows(pandas.concat([f for _, f in frames], ignore_index=True), schema, path)
+
+
+def read_frame(file: Path, texts: bool | Sequence[str] = ()) -> pandas.DataFrame:
+    """A table with a row a patient.
+
+    Args:
+        file: .csv, .tsv or .parquet.
+        texts: Columns of a CSV file to take as text; True: all, just as they stand.
+
+    Raises:
+        DataError: It is missing, cannot be read, or has no row.
+    """
+    import pandas
+
+    suffix = file.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".parquet"):
+        raise DataError(file, key="(file)", expected=".csv, .tsv or .parquet", found=suffix)
+    if not file.is_file():
+        raise DataError(file, key="(file)", expected="a table", found="no such file")
+    try:
+        if suffix == ".parquet":
+            frame = pandas.read_parquet(file)
+        else:
+            whole = texts is True
+            frame = pandas.read_csv(
+                file,
+                sep="\t" if suffix == ".tsv" else ",",
+                dtype=str if isinstance(texts, bool) else dict.fromkeys(texts, str),
+                keep_default_na=not whole,
+                low_memory=False,
+            )
+    except (ValueError, OSError) as error:
+        raise DataError(
+            file, key="(file)", expected="a table", found=type(error).__name__
+        ) from None
+    if not len(frame):
+        raise DataError(file, key="(file)", expected="at least one row", found="none")
+    return frame
 
 
 def frames_of(file: Path, schema: Schema, rows: int) -> Iterator[tuple[int, pandas.DataFrame]]:
