@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas
 import pytest
 import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "risk"))
+import tiny_lm
+import tiny_run
 
 from sagittal_risk.cli import run
 from sagittal_risk.records.groups import groups_of, read_groups
@@ -21,20 +23,6 @@ from sagittal_risk.records.schema import read_schema
 from sagittal_risk.records.told import Telling
 
 pytestmark = pytest.mark.e2e
-RISK = Path(__file__).resolve().parents[1] / "risk"
-
-
-def _loaded(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, RISK / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny_lm, tiny_run = _loaded("tiny_lm"), _loaded("tiny_run")
 
 
 def people(count: int) -> pandas.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -11,6 +10,10 @@ from typing import Any
 
 import pandas
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny_lm
+import tiny_run
 
 from sagittal_core.errors import ConfigError
 from sagittal_risk.cli import run
@@ -20,20 +23,6 @@ from sagittal_risk.records.groups import groups_of
 from sagittal_risk.records.told import Telling
 from sagittal_risk.tuned import TunedModel
 
-HERE = Path(__file__).parent
-
-
-def _loaded(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny_lm, tiny_run = _loaded("tiny_lm"), _loaded("tiny_run")
 FORM = {"age": "61", "sex": "female", "systolic": "124.04", "diabetes": "0"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
@@ -17,6 +16,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny_lm
+import tiny_run
+
 from sagittal_core.errors import ConfigError
 from sagittal_core.results import read_results
 from sagittal_core.sampling import ItemKey
@@ -28,20 +31,6 @@ from sagittal_risk.records.groups import groups_of, read_groups
 from sagittal_risk.records.told import Telling, Told, ToldTable
 from sagittal_risk.tuned import TunedModel, years_of
 
-HERE = Path(__file__).parent
-
-
-def _loaded(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny_lm, tiny_run = _loaded("tiny_lm"), _loaded("tiny_run")
 GROUPS = groups_of(tiny_run.GROUPS, "test")
 TELLING = Telling(GROUPS, tiny_run.QUESTION)
 
