@@ -106,16 +106,20 @@ def risks(
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     file = args.out / "risks" / f"{key}.csv"
     if not file.is_file():
-        found = _read_answers(_network(folder), _records(told, table), args.precision, file.stem)
+        found = _read_answers(
+            _network(folder, config), _records(told, table), args.precision, file.stem
+        )
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, found.to_csv(index=False))
     return pandas.read_csv(file)
 
 
 @lru_cache(maxsize=1)
-def _network(folder: Path | None) -> AnswerModel:
+def _network(folder: Path | None, config: str) -> AnswerModel:
     """The network in evaluation mode; the last one is kept."""
-    return AnswerModel("smollm2").eval() if folder is None else load_adacvd(folder).network
+    if folder is not None:
+        return load_adacvd(folder).network
+    return AnswerModel(settings_of(config)["model"]["init_args"]["weights"]).eval()
 
 
 def _records(told: dict[str, Any], table: Path) -> RiskRecords:

@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 from adacvd_runs import command, risks, settings_of, tune
 from sagittal_core.resampling import Resamples, interval
 from sagittal_core.results import Cell, Table, write_results
-from sagittal_risk.adacvd import LOW_MASS
 from sagittal_risk.baselines import BoostingRisk, LogisticRisk
 from sagittal_risk.equations import evaluate_many
 from sagittal_risk.evaluation import figures
@@ -40,6 +39,7 @@ from sagittal_risk.evaluation.followup import FollowUp
 from sagittal_risk.evaluation.measures import Estimate, Measured
 from sagittal_risk.evaluation.missingness import hide
 from sagittal_risk.patients import Patients
+from sagittal_risk.prompts import LOW_MASS
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMINGHAM, HEART = "adacvd_framingham", "adacvd_heart_disease"
