@@ -104,3 +104,10 @@ def test_curves_of_one_quantity_share_axes() -> None:
     np.testing.assert_array_equal(second.get_xydata(), [(3, 0.5)])
     assert axes["loss"].get_yscale() == "log"
     assert axes["psnr"].get_yscale() == "linear"
+
+
+def test_facts_of_the_data_are_a_table(tmp_path: Path) -> None:
+    page = write_run_report(tmp_path, {"seed": 0}, {"index": "abc", "train_pairs": 3}).read_text()
+    assert "<td>index</td><td>abc</td>" in page
+    assert "<td>train_pairs</td><td>3</td>" in page
+    assert "train_pairs" not in write_run_report(tmp_path, {"seed": 0}).read_text()

@@ -74,6 +74,7 @@ def test_the_config_curates(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert 1 not in decisions["row"].tolist()  # it has no text
     assert int(decisions["kept"].sum()) == round(0.225 * PAIRS)
     kept = pandas.read_parquet(out / "kept.parquet")
+    assert kept.attrs["index"] == "0" * 64
     assert kept["row"].tolist() == Ledger(out / "curation").kept().tolist()
     assert set(kept["reason"]) <= {"central", "support"}
     assert len(Ledger(out / "curation").state()["prototypes"]) == 2
@@ -160,6 +161,7 @@ def test_an_image_that_cannot_be_read_is_counted(made: Path, tmp_path: Path) -> 
 def test_the_page_of_a_run(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "runs" / "pretrain-0123456789"
     ledger = Ledger(folder / "curation")
+    ledger.begin("0" * 64)
     ledger.append(0, [0, 3, 4], [True, False, True], ["support", "outlier", "central"])
     ledger.append(1, [5, 0], [False, False], ["redundant", "redundant"])
     data = {"class_path": "RadiographReports", "init_args": {"index": str(made)}}
@@ -172,6 +174,19 @@ def test_the_page_of_a_run(made: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "not finished" not in page
     assert str(made) not in page
     assert "report.html" in capsys.readouterr().out
+    assert "index 000000000000" in page
+    # Decisions over another index, or over one that nobody knows, are shown with no index at all.
+    for identity, said in (("1" * 64, "found:    111111111111"), (None, "no such file")):
+        record = folder / "curation" / "of_index.json"
+        record.unlink()
+        if identity is not None:
+            record.write_text(json.dumps({"index": identity}))
+        (folder / "curation" / "report.html").unlink(missing_ok=True)
+        assert run(["curate", "--run", str(folder)]) == 2
+        told = capsys.readouterr().err
+        assert said in told
+        assert "of_index.json" in told
+        assert not (folder / "curation" / "report.html").exists()
     for file in (folder / "curation").glob("*.parquet"):
         file.unlink()
     assert run(["curate", "--run", str(folder)]) == 2
@@ -191,7 +206,9 @@ def test_a_run_that_is_not_finished_says_so(
     (folder / "state.json").write_text(json.dumps({"status": "unfinished"}))
     assert run(["curate", "--run", str(folder)]) == 2
     assert "stopped before its first decision" in capsys.readouterr().err
-    Ledger(folder / "curation").append(0, [0, 3], [True, False], ["support", "outlier"])
+    ledger = Ledger(folder / "curation")
+    ledger.begin("0" * 64)
+    ledger.append(0, [0, 3], [True, False], ["support", "outlier"])
     assert run(["curate", "--run", str(folder)]) == 0
     assert "The run is not finished" in (folder / "curation" / "report.html").read_text()
 

@@ -104,6 +104,8 @@ def test_the_configuration_evaluates_and_the_second_time_computes_nothing(
     assert one["prompt family"] == "published, sentence, report"
     assert one["criterion"].startswith("probability 0.5")
     assert "shorter edge 28 bicubic" in one["processor"]
+    assert one["trained on index"] == "not recorded"
+    assert len(one["index"]) == 12
     assert one["checkpoint"] != audit["everything", "zero-shot"]["checkpoint"]
     assert one["negatives"] == "images judged to be without the finding"
     assert " to " in one["prevalence"]

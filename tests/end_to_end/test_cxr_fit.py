@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +124,61 @@ def test_configs_curate_train_on_what_was_kept_and_are_exported(
     one, other = load_image_text(prefix), load_image_text(out)
     ids, mask = one.tokenize(["no acute finding"])
     assert torch.equal(one.encode_text(ids, mask), other.encode_text(ids, mask))
+
+
+def test_a_run_belongs_to_the_index_that_it_was_begun_on(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def built(identity: str) -> None:
+        described["identity"] = identity
+        (index / "index.json").write_text(json.dumps(described))
+
+    def refused(verb: str) -> str:
+        assert run([verb, "-c", file]) == 2
+        return capsys.readouterr().err
+
+    index = shutil.copytree(made, tmp_path / "index")
+    described = json.loads((index / "index.json").read_text())
+    config = tiny("chexficient_small", made, tmp_path)
+    config["data"]["init_args"] |= {"index": str(index), "cache": None}
+    config["trainer"] |= {"max_epochs": 1, "limit_val_batches": 0}
+    file = write(config, tmp_path)
+    assert run(["fit", "-c", file]) == 0
+    folder, out = only(tmp_path / "runs"), tmp_path / "out"
+    page = (folder / "report.html").read_text()
+    assert "0" * 12 in page
+    assert "train_pairs" in page
+    assert load_image_text(folder).trained_on == "0" * 64
+    assert run(["export", str(folder), str(out)]) == 0
+    assert load_image_text(out).trained_on == "0" * 64
+    capsys.readouterr()
+
+    # The index is built anew under the same path: other rows may have the old numbers.
+    built("1" * 64)
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | {"status": "unfinished"}))
+    for verb in ("fit", "test"):
+        told = refused(verb)
+        assert f"cannot use {folder / 'of_index.json'}" in told
+        assert "key:      index" in told
+        assert f"expected: the identity of {index}, 111111111111" in told
+        assert "found:    000000000000" in told
+        assert "--fresh" in told
+    # The checkpoint says so itself, also where the folder's record was changed or lost.
+    (folder / "of_index.json").write_text(json.dumps({"index": "1" * 64}))
+    told = refused("fit")
+    assert "last.ckpt" in told
+    assert "key:      RadiographReports.index" in told
+    (folder / "of_index.json").unlink()
+    assert "no such file" in refused("fit")
+    assert not (folder / "of_index.json").exists()
+
+    built("0" * 64)
+    (folder / "of_index.json").write_text(json.dumps({"index": "0" * 64}))
+    assert run(["fit", "-c", file]) == 0
+    built("1" * 64)
+    assert run(["fit", "-c", file, "--fresh"]) == 0
+    assert load_image_text(only(tmp_path / "runs")).trained_on == "1" * 64
 
 
 def test_everything_in_chunks_with_a_limited_scale(made: Path, tmp_path: Path) -> None:

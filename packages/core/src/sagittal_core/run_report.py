@@ -25,7 +25,9 @@ _STAGES = re.compile(r"^(train|val|test)[/_]")
 Curve = list[tuple[int, float]]
 
 
-def write_run_report(folder: Path, config: Mapping[str, Any]) -> Path:
+def write_run_report(
+    folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+) -> Path:
     """Write ``report.html`` into a run folder, in place of an earlier one.
 
     It holds the latest picture of each name (:func:`~sagittal_core.run_logger.log_picture`),
@@ -36,6 +38,8 @@ def write_run_report(folder: Path, config: Mapping[str, Any]) -> Path:
         folder: The run folder.
         config: The run's configuration, plain types. Paths in it are left out: they may hold
             patients' names, and a report is made to be passed on.
+        facts: What a data module says of its data in its method ``facts``: plain values by name,
+            no paths.
 
     Returns:
         The report's path.
@@ -55,6 +59,8 @@ def write_run_report(folder: Path, config: Mapping[str, Any]) -> Path:
     if curves:
         rows = [_summary(name, curve) for name, curve in curves.items()]
         report.table("training", ["metric", "step", "last", "lowest", "highest"], rows)
+    if facts:
+        report.table("data", ["what", "value"], [[name, value] for name, value in facts.items()])
     report.config(without_paths(config))
     return report.write(folder / "report.html")
 

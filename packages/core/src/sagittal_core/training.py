@@ -8,10 +8,11 @@ import sys
 import warnings
 from argparse import ArgumentError
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import yaml
+from filelock import FileLock
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -62,11 +63,22 @@ def run(prog: str, verb: str, args: list[str], register: str) -> int:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
+    finally:
+        SagittalCLI.release()
     return 0
 
 
 class SagittalCLI(LightningCLI):
     """LightningCLI whose runs live in run folders: resumed if unfinished, refused if finished."""
+
+    _lock: ClassVar[FileLock | None] = None  # of the run that this process trains
+
+    @classmethod
+    def release(cls) -> None:
+        """Let another fit have the run folder; a failed one's traceback would hold on to it."""
+        if cls._lock is not None:
+            cls._lock.release()
+            cls._lock = None
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -118,6 +130,7 @@ class SagittalCLI(LightningCLI):
         section = self.config["fit"]
         if _is_rank_zero():
             run = open_run(runs_dir, name, self._plain, fresh=fresh)
+            SagittalCLI._lock = run.lock
         else:
             run = folder_of(runs_dir, name, self._plain)
         self._first_step = 0
@@ -201,8 +214,7 @@ class SagittalCLI(LightningCLI):
             self._run.mark("finished", self._plain)
             _say(f"finished {self._run.path}")
         self._report()
-        if self._run.lock is not None:
-            self._run.lock.release()
+        self.release()
 
     def after_test(self) -> None:
         """Add the test's metrics and pictures to the run's report."""
@@ -213,7 +225,8 @@ class SagittalCLI(LightningCLI):
             from sagittal_core.run_report import write_run_report
 
             self._run.path.mkdir(parents=True, exist_ok=True)
-            _say(f"report {write_run_report(self._run.path, self._plain)}")
+            facts = getattr(self.datamodule, "facts", dict)()
+            _say(f"report {write_run_report(self._run.path, self._plain, facts)}")
 
 
 def _as_list(value: Any) -> list[Any]:

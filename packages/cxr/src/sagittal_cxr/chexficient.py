@@ -105,7 +105,8 @@ class CheXficient(lightning.LightningModule):
         # The next epoch may have other rows.
         self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "curation"
-        self.curator.open(folder if self.trainer.is_global_zero else None)
+        index = getattr(self.trainer.datamodule, "identity", None)  # type: ignore[attr-defined]
+        self.curator.open(folder if self.trainer.is_global_zero else None, index)
         if self.curator.selector.needs_reference and self.curator.reference is None:
             if self.reference is None:
                 name = type(self.curator.selector).__name__

@@ -21,7 +21,10 @@ from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.privacy import without_paths
 from sagittal_core.run_folder import RunFolder, write_atomically
 from sagittal_core.runs import find_run
-from sagittal_cxr import registry  # noqa: F401 - bare class names in YAML
+from sagittal_cxr import (
+    lineage,
+    registry,  # noqa: F401 - bare class names in YAML
+)
 from sagittal_cxr.curation.ledger import Ledger
 from sagittal_cxr.curation.offline import StoredPairs, curate_pairs
 from sagittal_cxr.curation.page import write_page
@@ -116,9 +119,10 @@ def curate(
         other.scale if other else None,
     )
     ledger = _emptied(out / "curation")
+    ledger.begin(opened.identity)
     curate_pairs(pairs, rule, ledger, batch=batch_size, passes=passes, seed=seed)
     decisions = ledger.decisions()
-    _write_kept(out / "kept.parquet", decisions)
+    _write_kept(out / "kept.parquet", decisions, opened.identity)
     notes += [f"{len(bad)} images could not be read: refused.csv."] if bad else []
     notes.append(_said(rule, batch_size, passes))
     settings = {"selector": _plain(rule), "split": split, "batch_size": batch_size, "seed": seed}
@@ -151,6 +155,9 @@ def _show_run(run: Path, index: Path | None, log_images: bool, seed: int) -> Non
         if named is None:
             raise ConfigError(f"curate: {folder} does not say which index it used; give `index`")
         index = Path(named)
+    opened = _open_index(index)
+    hint = "name the index that the run was trained on with `index`; row numbers mean nothing here"
+    ledger.expect(opened.identity, index, hint)
     page = ledger.folder / "report.html"
     shown = {"model": config.get("model"), "data": config.get("data")}
     notes = [f"Decided in training, in {len(ledger.steps())} global batches."]
@@ -158,7 +165,7 @@ def _show_run(run: Path, index: Path | None, log_images: bool, seed: int) -> Non
         notes.append("The run is not finished: decisions may still be missing.")
     figures = write_page(
         page,
-        _open_index(index),
+        opened,
         ledger.decisions(),
         config=without_paths(shown),
         notes=notes,
@@ -244,8 +251,10 @@ def _emptied(folder: Path) -> Ledger:
     return ledger
 
 
-def _write_kept(file: Path, decisions: Any) -> None:
+def _write_kept(file: Path, decisions: Any, index: str) -> None:
+    """The kept rows; the index's identity is among the attributes that pandas reads back."""
     kept = decisions[decisions["kept"]].sort_values("row")[["row", "reason"]]
+    kept.attrs[lineage.KEY] = index
     temporary = file.with_name(f".{file.name}.tmp")
     kept.to_parquet(temporary, index=False)
     temporary.replace(file)

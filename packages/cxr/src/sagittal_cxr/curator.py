@@ -57,9 +57,19 @@ class Curator:
         self._kept: set[int] = set()
         self._ledger: Ledger | None = None
 
-    def open(self, folder: Path | None) -> None:
-        """Write decisions to a folder from now on; on rank 0 only."""
+    def open(self, folder: Path | None, index: str | None = None) -> None:
+        """Write decisions to a folder from now on; on rank 0 only.
+
+        Args:
+            folder: Where; None: nowhere.
+            index: Identity of the index whose rows are decided over.
+
+        Raises:
+            DataError: The folder has decisions over another index.
+        """
         self._ledger = None if folder is None else Ledger(folder)
+        if self._ledger is not None:
+            self._ledger.begin(index)
 
     def warm_up(
         self, network: ImageTextModel, objective: Objective, batch: PairBatch, chunk: int | None

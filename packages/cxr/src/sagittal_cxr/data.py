@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sagittal_core.encoders.preprocessing import Preprocessing
-from sagittal_core.errors import ConfigError
+from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.sampling import ItemKey, ResumableDataLoader
+from sagittal_cxr import lineage
 from sagittal_cxr.batch import PairBatch
 from sagittal_cxr.image_cache import ImageCache
 from sagittal_cxr.nn.image_text import ImageTextModel
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+_ANOTHER = (
+    "give --fresh to train on the index as it is now (the old run is kept beside it), or build the"
+    " old one again; `sagittal-cxr evaluate` measures a model on another index"
+)
 
 
 class Pair(NamedTuple):
@@ -90,6 +95,9 @@ class RadiographReports(lightning.LightningDataModule):
     is trained. Batch i of all processes together is batch i of one process with as many times the
     ``batch_size``.
 
+    The run folder and its checkpoints record the identity of the index: a run is neither resumed
+    nor tested on another one, even under the same path.
+
     Args:
         index: The index folder.
         batch_size: Pairs a step and process.
@@ -97,6 +105,10 @@ class RadiographReports(lightning.LightningDataModule):
         cache: Folder for decoded images of the encoder's size; None: every epoch decodes them anew.
         num_workers: Loading processes; threads while the cache is filled.
         seed: Of the order.
+
+    Attributes:
+        identity: Of the index, once it is open.
+        counts: Pairs used and left out, by name, once it is open.
     """
 
     def __init__(
@@ -114,6 +126,7 @@ class RadiographReports(lightning.LightningDataModule):
         self.folder, self.batch_size, self.duplicates = Path(index), batch_size, duplicates
         self.cache_folder = None if cache is None else Path(cache)
         self.num_workers, self.seed = num_workers, seed
+        self.identity: str | None = None
         self.counts: dict[str, int] = {}
         self._pairs: dict[str, Pairs] = {}
         self._kept: NDArray[np.int64] | None = None
@@ -128,6 +141,7 @@ class RadiographReports(lightning.LightningDataModule):
         from sagittal_cxr.index import RadiographIndex
 
         index = RadiographIndex(self.folder)
+        self.identity = index.identity
         frame = index.frame(["split", "text", "duplicate_of"])
         split, texts = frame["split"].to_numpy(), [text or "" for text in frame["text"]]
         empty = np.array([not text.strip() for text in texts], bool)
@@ -164,11 +178,51 @@ class RadiographReports(lightning.LightningDataModule):
         """Open the index, once.
 
         Raises:
-            DataError: The index is damaged.
+            DataError: The index is damaged, or the run was begun on another one.
         """
         if not self._pairs:
             assert self.trainer is not None
             self.connect(self.trainer.lightning_module.network)  # type: ignore[arg-type]
+        if self.trainer is not None:
+            self._claim(self.trainer)
+
+    def _claim(self, trainer: lightning.Trainer) -> None:
+        """Write the index's identity to a new run; refuse a run that another index began."""
+        # Not trainer.log_dir, which waits for all ranks: one of them prepares the data alone.
+        first = trainer.loggers[0] if trainer.loggers else None
+        own = getattr(first, "log_dir", None) or getattr(first, "save_dir", None)
+        run = Path(own or trainer.default_root_dir)
+        begun = (run / "checkpoints" / "last.ckpt").is_file()
+        fitting = trainer.state.fn == "fit"
+        if (run / lineage.FILE).is_file() or (fitting and begun):
+            lineage.expect(run, self.identity, self.folder, _ANOTHER)
+        elif fitting and trainer.is_global_zero:
+            lineage.record(run, self.identity)
+
+    def facts(self) -> dict[str, Any]:
+        """What the run's report says of the data: the index's identity, and counts."""
+        known = {"index": lineage.shown(self.identity)} if self.identity else {}
+        return known | {name.removeprefix("data/"): count for name, count in self.counts.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: the identity of the index."""
+        return {lineage.KEY: self.identity}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See to it that a checkpoint is of this index.
+
+        Raises:
+            DataError: It is of another one.
+        """
+        before = state_dict[lineage.KEY]
+        if before != self.identity:
+            raise DataError(
+                str(getattr(self.trainer, "ckpt_path", None) or "checkpoint"),
+                key=f"{type(self).__name__}.{lineage.KEY}",
+                expected=f"the identity of {self.folder}, {lineage.shown(self.identity)}",
+                found=f"{lineage.shown(before)}: the index was built anew, or is another one",
+                hint=_ANOTHER,
+            )
 
     def keep(self, rows: Tensor | NDArray[np.int64] | None) -> None:
         """Train on these rows only from the next loader on; None: on all.

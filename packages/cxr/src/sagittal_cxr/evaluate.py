@@ -116,7 +116,7 @@ def _cells(
     identity, cells = model_identity(model), []
     for benchmark in benchmarks:
         for task in tasks:
-            own = benchmark.for_model(name)
+            own = benchmark.for_model(name, getattr(model, "trained_on", None))
             cell = run_cell(out, name, model, identity, own, task, device=device, seed=seed)
             cells.append(cell)
             print(_line(cell), flush=True)

@@ -20,7 +20,7 @@ from sagittal_core.encoders.weights import load_strictly, read_state
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.run_folder import RunFolder, write_atomically
 from sagittal_core.runs import find_run, load_model
-from sagittal_cxr import released
+from sagittal_cxr import lineage, released
 from sagittal_cxr.nn.image_text import ImageTextModel
 from sagittal_cxr.nn.text import TextEncoder
 from sagittal_cxr.nn.vision import ImageEncoder, preprocessor_config
@@ -54,6 +54,7 @@ def load_image_text(path: str | Path) -> ImageTextModel:
     if not isinstance(network, ImageTextModel):
         found = type(model).__name__
         raise DataError(run / "config.yaml", key="model", expected="CheXficient", found=found)
+    network.trained_on = lineage.recorded(run)
     return network.eval()
 
 
@@ -78,6 +79,7 @@ def save_image_text(network: ImageTextModel, folder: Path) -> None:
         "dim": network.dim,
         "bias": network.logit_bias is not None,
         "projection_bias": network.image_projection.bias is not None,
+        "trained_on": network.trained_on,
         "preprocessing": network.preprocessing.described(),
         "vision": {"encoder": spec, "batch_norm": network.vision.batch_norm},
         "text": {"pooling": network.text.pooling, "max_length": network.text.max_length},
@@ -110,6 +112,7 @@ def read_exported(folder: Path) -> ImageTextModel:
         network = ImageTextModel(vision, text, described["dim"], logit_bias=bias)
         if described.get("projection_bias", False):  # older folders do not say
             network.add_projection_biases()
+        network.trained_on = described.get("trained_on")
     except (OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, (ConfigError, DataError)):
             raise

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sagittal_core.errors import DataError
+from sagittal_cxr import lineage
 
 if TYPE_CHECKING:
     import pandas
@@ -36,6 +37,33 @@ class Ledger:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+
+    def begin(self, index: str | None) -> None:
+        """Say whose rows the decisions are over, before the first one is written.
+
+        Args:
+            index: Identity of the index; None: rows of a data module that has none.
+
+        Raises:
+            DataError: If the folder has decisions over rows of another index.
+        """
+        if self.steps():
+            self.expect(index, "this index", "choose another folder, or remove the old decisions")
+        else:
+            lineage.record(self.folder, index)
+
+    def expect(self, index: str | None, name: object, hint: str) -> None:
+        """See to it that the decisions are over rows of an index.
+
+        Args:
+            index: Its identity.
+            name: Its folder, as the message names it.
+            hint: How to put it right.
+
+        Raises:
+            DataError: If they are over rows of another one, or do not say.
+        """
+        lineage.expect(self.folder, index, name, hint)
 
     def append(self, step: int, rows: ArrayLike, keep: ArrayLike, reasons: Sequence[str]) -> None:
         """Write one step; an earlier file of the same step is replaced.

@@ -16,6 +16,7 @@ from PIL import Image
 from sagittal_core.errors import DataError
 from sagittal_core.report import Report, mosaic
 from sagittal_core.seeds import counter_seed
+from sagittal_cxr import lineage
 from sagittal_cxr.curation.summary import (
     Prevalence,
     by_column,
@@ -80,6 +81,7 @@ def write_page(
     figures = _summary(report, decided, mine, kept)
     for note in notes:
         report.text(note)
+    report.text(f"Rows are those of the index {lineage.shown(index.identity)}.")
     found = prevalences(mine["positive"].tolist(), kept, mine["patient"].tolist(), seed=seed)
     if found and kept.any():
         report.picture(

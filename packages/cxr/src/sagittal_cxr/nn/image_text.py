@@ -34,6 +34,7 @@ class ImageTextModel(nn.Module):
     Attributes:
         logit_scale: () logarithm of the scale.
         logit_bias: () or None.
+        trained_on: Identity of the index that it was trained on; None: not known.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class ImageTextModel(nn.Module):
         if dim < 1 or temperature <= 0:
             raise ConfigError(f"dim {dim}, temperature {temperature}: both must be above 0")
         self.vision, self.text, self.dim = vision, text, dim
+        self.trained_on: str | None = None
         self.image_projection = drawn(lambda: _projection(vision.dim, dim), seed)
         self.text_projection = drawn(lambda: _projection(text.dim, dim), seed + 1)
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))

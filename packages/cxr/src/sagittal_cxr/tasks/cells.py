@@ -23,6 +23,7 @@ import torch
 from sagittal_core.encoders.weights import weights_sha256
 from sagittal_core.errors import DataError
 from sagittal_core.run_folder import write_atomically
+from sagittal_cxr import lineage
 from sagittal_cxr.tasks.task import NEGATIVES, Benchmark, Measure, NotApplicable, Task
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def run_cell(
     paired, whole = _digest(asked), _digest({**asked, "model": dict(identity)})
     parent = out / "cells" / file_name(name) / file_name(benchmark.name)
     folder = parent / f"{file_name(task.name)}-{whole}"
-    record = _record(benchmark, identity)
+    record = _record(benchmark, identity, getattr(model, "trained_on", None))
     known = (name, benchmark.name, task.name, task.headline, folder)
     if (folder / CELL).is_file():
         measures, seconds = _read(folder)
@@ -151,7 +152,9 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _record(benchmark: Benchmark, identity: Mapping[str, Any]) -> dict[str, Any]:
+def _record(
+    benchmark: Benchmark, identity: Mapping[str, Any], trained_on: str | None
+) -> dict[str, Any]:
     """What must stand beside the figures, apart from what the measures carry themselves."""
     size = identity["preprocessing"]
     try:
@@ -168,7 +171,8 @@ def _record(benchmark: Benchmark, identity: Mapping[str, Any]) -> dict[str, Any]
         "split": benchmark.split,
         "cohort": benchmark.cohort or "not described",
         "negatives": NEGATIVES[benchmark.negatives],
-        "index": benchmark.opened.identity[:12],
+        "index": lineage.shown(benchmark.opened.identity),
+        "trained on": lineage.shown(trained_on) if trained_on else "not recorded",
     }
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.resampling import interval
+from sagittal_cxr import lineage
 
 if TYPE_CHECKING:
     import pandas
@@ -129,11 +130,31 @@ class Benchmark:
         """All rows of the index, read once; the frame's index is their number."""
         return self.opened.frame()
 
-    def for_model(self, name: str) -> Benchmark:
-        """The same with the exposure of one model."""
-        if isinstance(self.exposure, str):
-            return self
-        copied = replace(self, exposure=self.exposure.get(name, "unknown"))
+    def for_model(self, name: str, trained_on: str | None = None) -> Benchmark:
+        """The same with the exposure of one model.
+
+        Where the model was trained on this very index and nothing else is said, its split decides:
+        ``fit`` trains on train and on no other.
+
+        Args:
+            name: Of the model.
+            trained_on: Identity of the index that it was trained on; None: not known.
+
+        Raises:
+            ConfigError: Rows that the model was trained on are said to be new to it.
+        """
+        said = self.exposure
+        exposure: Exposure = said if isinstance(said, str) else said.get(name, "unknown")
+        if trained_on is not None and trained_on == self.opened.identity:
+            if self.split == "train" and exposure == "none":
+                raise ConfigError(
+                    f"benchmark {self.name}: exposure of {name}: expected train, as the model was"
+                    f" trained on the split train of this index ({lineage.shown(trained_on)});"
+                    " found none"
+                )
+            if exposure == "unknown":
+                exposure = "train" if self.split == "train" else "none"
+        copied = replace(self, exposure=exposure)
         vars(copied).update(opened=self.opened, frame=self.frame)
         return copied
 
