@@ -18,6 +18,8 @@ found on these very radiographs, and other seeds do not make them others: the fi
 mechanism works, not how large its effect is elsewhere. What is diverse includes what is wrong:
 see the column of wrong texts.
 
+"sigma" is the rule of the later released code with its 32 prototypes.
+
 Embeddings are those of EfficientNet-Lite0 and all-MiniLM-L6-v2, frozen; or, as in a curating epoch,
 of linear heads on them that have seen the pool a few times (the learner). RHO and JEST compare with
 heads trained on right pairs of a quarter of the patients, who are in no pool.
@@ -76,6 +78,16 @@ SELECTORS: dict[str, tuple[Make, bool, bool]] = {
     ),
     "prototypes, thin: radius, memory": (
         lambda r, s: PrototypeSelector(ratio=r, thin="radius", memory=4096, seed=s),
+        False,
+        False,
+    ),
+    "prototypes, sigma": (
+        lambda r, s: PrototypeSelector(32, ratio=r, bands="sigma", seed=s),
+        False,
+        False,
+    ),
+    "prototypes, sigma, memory": (
+        lambda r, s: PrototypeSelector(32, ratio=r, bands="sigma", memory=4096, seed=s),
         False,
         False,
     ),

@@ -8,9 +8,11 @@ Hypothesis (the paper's): training on the share of pairs that prototype curation
 training on all of them, on rare findings above all. Data: radiographs of ChestX-ray14 with
 pseudo-reports from their labels, split by patient; independent units are patients. Controls: the
 same share drawn at random, two other selectors, and the encoders before any pretraining; "curated,
-thinned" is the variation that keeps fewer near-duplicates (``study_curation.py``). The check that
-must pass: pretraining on everything makes zero-shot classification better than the encoders before
-it. The outcome that may fail: curated at least as good as everything on the pooled tail.
+thinned" is the variation that keeps fewer near-duplicates (``study_curation.py``), "curated, sigma"
+the rule of the later released code, with 6 prototypes like the others: with its 32 they would have
+two pairs each in a batch of 64. The check that must pass: pretraining on everything makes zero-shot
+classification better than the encoders before it. The outcome that may fail: curated at least as
+good as everything on the pooled tail.
 """
 
 from __future__ import annotations
@@ -40,6 +42,10 @@ SELECTORS: dict[str, dict[str, Any] | None] = {
     "curated, thinned": {
         "class_path": "PrototypeSelector",
         "init_args": {"warmup_batches": 4, "thin": "radius", "memory": 4096},
+    },
+    "curated, sigma": {
+        "class_path": "PrototypeSelector",
+        "init_args": {"warmup_batches": 4, "bands": "sigma"},
     },
     "random": {"class_path": "RandomSelector", "init_args": {}},
     "SemDeDup": {"class_path": "SemDeDupSelector", "init_args": {}},
@@ -272,6 +278,8 @@ def tables(args: argparse.Namespace) -> dict[str, Table]:
         ("curated", "everything"),
         ("curated", "random"),
         ("curated, thinned", "random"),
+        ("curated, sigma", "random"),
+        ("curated, sigma", "curated"),
         ("SemDeDup", "random"),
         ("CLIP score", "random"),
         ("everything", BEFORE),

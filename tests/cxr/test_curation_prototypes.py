@@ -17,8 +17,11 @@ from curation_data import decided, grouped, pairs, ready, run_batches, taken, un
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_cxr.curation import bands
 from sagittal_cxr.curation.kmeans import kmeans
-from sagittal_cxr.curation.prototypes import PrototypeSelector, compute_share, kept_share
+from sagittal_cxr.curation.prototypes import PrototypeSelector
 from sagittal_cxr.curation.selector import Candidates, reason_names
+from sagittal_cxr.curation.shares import compute_share, kept_share
+
+VARIATIONS = [{}, {"thin": "all", "memory": 20}, {"bands": "sigma", "memory": 20}]
 
 
 def test_the_published_share_comes_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,7 +191,7 @@ def test_a_ratio_is_kept_to_half_a_pair_at_ordinary_batch_sizes() -> None:
 
 
 @given(size=st.integers(1, 70), seed=st.integers(0, 4), ratio=st.sampled_from([None, 0.3]))
-@pytest.mark.parametrize("variation", [{}, {"thin": "all", "memory": 20}])
+@pytest.mark.parametrize("variation", VARIATIONS)
 def test_a_decision_does_not_depend_on_the_order(
     size: int, seed: int, ratio: float | None, variation: dict
 ) -> None:
@@ -246,7 +249,7 @@ def test_a_warm_up_of_few_pairs_goes_on_until_there_are_k() -> None:
 
 
 @pytest.mark.parametrize("at", [1, 4])
-@pytest.mark.parametrize("variation", [{}, {"thin": "all", "memory": 20}])
+@pytest.mark.parametrize("variation", VARIATIONS)
 def test_a_checkpoint_goes_on_where_it_was(at: int, variation: dict) -> None:
     batches = [pairs(40, seed, first=100 * seed) for seed in range(6)]
     options = {"prototypes": 3, "ratio": 0.3, "warmup_batches": 2, **variation}
@@ -290,6 +293,10 @@ def test_selecting_changes_nothing() -> None:
         {"thin": "some"},
         {"thin": "radius"},
         {"thin": "all", "ratio": 0.0},
+        {"bands": "deciles"},
+        {"bands": "sigma", "thin": "all"},
+        {"bands": "sigma", "budget": 0.0},
+        {"bands": "sigma", "ratio": 1.1},
     ],
 )
 def test_settings_out_of_range_are_refused(options: dict) -> None:
@@ -301,6 +308,7 @@ def test_the_ends_of_the_range_of_ratios_are_allowed() -> None:
     PrototypeSelector(ratio=0.10)
     PrototypeSelector(ratio=0.95)
     PrototypeSelector(ratio=0.01, thin="all")
+    PrototypeSelector(ratio=0.01, bands="sigma")
 
 
 def test_another_width_than_before_is_named() -> None:

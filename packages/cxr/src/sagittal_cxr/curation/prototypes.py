@@ -10,13 +10,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sagittal_core.errors import ConfigError, DataError
-from sagittal_cxr.curation import bands
+from sagittal_cxr.curation import bands, sigma
 from sagittal_cxr.curation.checked import ordered, restored, uniform_of
 from sagittal_cxr.curation.kmeans import kmeans, squared_distances
 from sagittal_cxr.curation.quota import Quota, highest
 from sagittal_cxr.curation.selector import Candidates, Selection, Selector
+from sagittal_cxr.curation.shares import kept_share, sigma_share
 
 _REASONS = ("central", "support", "outlier", "redundant", "warm-up drawn", "warm-up not drawn")
+_REASONS += ("periphery", "tail")  # with bands: sigma
 _REDUNDANT, _DRAWN, _NOT_DRAWN = 3, 4, 5
 
 
@@ -34,11 +36,15 @@ class PrototypeSelector(Selector):
     central     d <= q85                at most ``cap`` farthest points; the rest is redundant
     ==========  ======================  ==============================================
 
+    With ``bands: sigma`` the rule is that of a later commit, 491163e, see :mod:`.sigma`: bands by
+    mean and standard deviation, a share ``budget`` of what is central or peripheral, the whole
+    tail. It goes with ``prototypes: 32``.
+
     After each step the prototypes move, p <- 0.9 p + 0.1 m to unit length, towards the mean m of
     the kept pairs that a balanced assignment gives them.
 
     **Share kept.** As published (``ratio: null``) it follows from batch size, K and cap, see
-    :func:`kept_share`: 22.5 % of 480 pairs with K = 6 and cap 10, but 75 % of 96. With a
+    :func:`.shares.kept_share`: 22.5 % of 480 pairs with K = 6 and cap 10, but 75 % of 96. With a
     ``ratio`` the cap is derived instead, in every batch and possibly uneven by one between
     clusters, and what one batch's rounding leaves over goes to the next. Support is never thinned
     and outliers are never kept, so a batch may miss its number, which later ones make up for; over
@@ -61,9 +67,16 @@ class PrototypeSelector(Selector):
     near-duplicate in another batch goes unseen; what the encoders have learnt since then is not
     in it. ``benchmarks/study_curation.py`` compares them.
 
+    With ``bands: sigma`` it is ``budget`` and the tail, 21.7 % of large clusters with normal
+    distances (:func:`.shares.sigma_share`); with a ``ratio`` the budgets are derived from it, in
+    proportion to the clusters. The tail is kept whole, however small the ratio.
+
     Departures: farthest-point sampling starts from a pair drawn by seed and row number (published:
     unseeded), and never takes a pair twice. A batch smaller than K, and clusters without pairs, are
-    fine; an empty cluster's prototype stays where it is.
+    fine; an empty cluster's prototype stays where it is. The later commit draws the assignment
+    that moves the prototypes with noise much larger than its weights, which is close to a uniform
+    choice; here it is the largest in both. It takes its prototypes from batches that are trained on
+    whole, one in a hundred; here from as many as ``warmup_batches`` says, without training.
 
     Args:
         prototypes: K.
@@ -77,9 +90,13 @@ class PrototypeSelector(Selector):
         iterations: Of the balanced assignment.
         warmup_batches: Batches that the prototypes are initialised from.
         thin: central as published; all: outliers apart, every pair is sampled; radius: that, by one
-            radius in place of caps.
+            radius in place of caps. Only by quantiles.
         memory: Kept pairs of earlier batches to remember; 0 as published.
         seed: Of k-means, of the first points and of what is drawn in the warm-up.
+        bands: quantile as first published; sigma as in the later commit, where ``cap``, ``support``
+            and ``outlier`` mean nothing.
+        budget: Share kept of a cluster's central and peripheral pairs, with ``bands: sigma`` and
+            without a ``ratio``.
 
     Attributes:
         prototypes: (K, 2D) float64 unit rows; (0, 0) before there are any.
@@ -106,13 +123,21 @@ class PrototypeSelector(Selector):
         thin: Literal["central", "all", "radius"] = "central",
         memory: int = 0,
         seed: int = 0,
+        bands: Literal["quantile", "sigma"] = "quantile",
+        budget: float = 0.2,
     ) -> None:
         _expect_valid(prototypes, cap, support, outlier, momentum, epsilon)
         if thin not in ("central", "all", "radius") or (thin == "radius" and ratio is None):
             raise ConfigError(
                 f"PrototypeSelector: thin {thin!r} of central, all, radius; radius needs a ratio"
             )
-        _expect_reachable(ratio, outlier - support if thin == "central" else 0.0, outlier)
+        if bands == "quantile":
+            _expect_reachable(ratio, outlier - support if thin == "central" else 0.0, outlier)
+        elif bands != "sigma" or thin != "central" or not 0.0 < budget <= 1.0:
+            raise ConfigError(
+                f"PrototypeSelector: bands {bands!r} of quantile, sigma; sigma takes thin central,"
+                f" got {thin}, and a budget in (0, 1], got {budget}"
+            )
         if min(iterations, warmup_batches) < 1 or memory < 0:
             raise ConfigError(
                 "PrototypeSelector: iterations and warmup_batches from 1, memory from 0; got"
@@ -123,6 +148,7 @@ class PrototypeSelector(Selector):
         self.epsilon, self.iterations = epsilon, iterations
         self.warmup_batches, self.seed = warmup_batches, seed
         self.thin, self.memory = thin, memory
+        self.bands, self.budget = bands, budget
         # Without a target it only counts.
         self.quota = Quota(1.0 if ratio is None else ratio)
         self.prototypes = torch.empty(0, 0, dtype=torch.float64)
@@ -147,17 +173,23 @@ class PrototypeSelector(Selector):
             return self._draw(batch, order, candidates.rows)
         features = self._features(batch)
         distances, clusters = squared_distances(features, self.prototypes).sqrt().min(dim=1)
-        reasons = bands.bands(distances, clusters, self.support, self.outlier)
-        sampled = reasons == bands.CENTRAL
-        if self.thin != "central":
-            sampled |= reasons == bands.SUPPORT
-        members = [(sampled & (clusters == k)).nonzero()[:, 0] for k in range(self.clusters)]
-        always = int((reasons == bands.SUPPORT).sum()) if self.thin == "central" else 0
-        wanted = max(self.quota.of(len(order)) - always, 0)
-        chosen = self._sample(batch.rows, features, members, wanted, step)
+        if self.bands == "sigma":
+            reasons = sigma.sigma_bands(distances, clusters)
+            sampled = (reasons == bands.CENTRAL) | (reasons == sigma.PERIPHERY)
+            always = reasons == sigma.TAIL
+        else:
+            reasons = bands.bands(distances, clusters, self.support, self.outlier)
+            sampled, always = reasons == bands.CENTRAL, reasons == bands.SUPPORT
+            if self.thin != "central":
+                sampled, always = sampled | always, torch.zeros_like(always)
+        wanted = max(self.quota.of(len(order)) - int(always.sum()), 0)
+        inside = [sampled & (clusters == k) for k in range(self.clusters)]
+        if self.bands == "sigma":
+            chosen = self._sample_by_budget(batch.rows, features, inside, reasons, wanted, step)
+        else:
+            chosen = self._sample(batch.rows, features, inside, wanted, step)
         reasons[sampled & ~chosen] = _REDUNDANT
-        keep = (reasons == bands.CENTRAL) | (reasons == bands.SUPPORT)
-        return restored(keep, reasons, order, candidates.rows)
+        return restored(chosen | always, reasons, order, candidates.rows)
 
     def update(self, candidates: Candidates, selection: Selection) -> None:
         """Count, and move the prototypes by the kept pairs; in the warm-up, collect all pairs."""
@@ -245,69 +277,70 @@ class PrototypeSelector(Selector):
         return self._remembered[nearest == cluster]
 
     def _sample(
-        self, rows: Tensor, features: Tensor, members: list[Tensor], wanted: int, step: int
+        self, rows: Tensor, features: Tensor, inside: list[Tensor], wanted: int, step: int
     ) -> Tensor:
         """(N,) bool: farthest points of each cluster, by its cap or by one radius for all."""
-        sizes = [len(places) for places in members]
+        sizes = [int(one.sum()) for one in inside]
         if self.ratio is None:
             limits = [min(size, self.cap) for size in sizes]
         elif self.thin == "radius":
             limits = [min(size, wanted) for size in sizes]
         else:
             limits = bands.caps(sizes, wanted, step)
-        starts = uniform_of(rows, self.seed, "first point")
-        gap = torch.full((len(rows),), -1.0, dtype=torch.float64)
-        for k, (places, limit) in enumerate(zip(members, limits, strict=True)):
-            if limit:
-                first = int(starts[places].argmin())
-                found, gaps = bands.farthest_points(features[places], limit, first, self._known(k))
-                gap[places[found]] = gaps
+        gap = self._gaps(rows, features, inside, limits)
         if self.thin == "radius":
             return highest(gap, min(wanted, sum(sizes)))
         return gap >= 0.0
+
+    def _sample_by_budget(
+        self,
+        rows: Tensor,
+        features: Tensor,
+        inside: list[Tensor],
+        reasons: Tensor,
+        wanted: int,
+        step: int,
+    ) -> Tensor:
+        """(N,) bool: farthest points of the centre and of the periphery of each cluster."""
+        central = [one & (reasons == bands.CENTRAL) for one in inside]
+        periphery = [one & (reasons == sigma.PERIPHERY) for one in inside]
+        sizes = [(int(c.sum()), int(p.sum())) for c, p in zip(central, periphery, strict=True)]
+        if self.ratio is None:
+            kept = [sigma.budget_of(*size, self.budget) for size in sizes]
+        else:
+            kept = sigma.budgets([sum(size) for size in sizes], wanted, step)
+        whole = self.ratio is not None
+        limits = [sigma.split_budget(n, *size, whole) for n, size in zip(kept, sizes, strict=True)]
+        gaps = self._gaps(rows, features, central, [limit for limit, _ in limits])
+        others = self._gaps(rows, features, periphery, [limit for _, limit in limits])
+        return (gaps >= 0.0) | (others >= 0.0)
+
+    def _gaps(
+        self, rows: Tensor, features: Tensor, inside: list[Tensor], limits: list[int]
+    ) -> Tensor:
+        """(N,) squared distance of each chosen point to those chosen before; -1: not chosen."""
+        starts = uniform_of(rows, self.seed, "first point")
+        gap = torch.full((len(rows),), -1.0, dtype=torch.float64)
+        for k, (one, limit) in enumerate(zip(inside, limits, strict=True)):
+            if limit:
+                places = one.nonzero()[:, 0]
+                first = int(starts[places].argmin())
+                found, gaps = bands.farthest_points(features[places], limit, first, self._known(k))
+                gap[places[found]] = gaps
+        return gap
 
     def _draw(self, batch: Candidates, order: Tensor, like: Tensor) -> Selection:
         """A random share of a batch before there are prototypes."""
         count = len(order)
         if self.ratio is None:
             shares = (self.support, self.outlier)
-            wanted = round(count * kept_share(count, self.clusters, self.cap, *shares))
+            by_quantile = kept_share(max(count, 1), self.clusters, self.cap, *shares)
+            share = sigma_share(self.budget) if self.bands == "sigma" else by_quantile
+            wanted = round(count * share)
         else:
             wanted = self.quota.of(count)
         keep = highest(uniform_of(batch.rows, self.seed, "warm-up"), wanted)
         return restored(keep, torch.where(keep, _DRAWN, _NOT_DRAWN), order, like)
-
-
-def kept_share(
-    batch: int, prototypes: int, cap: int, support: float = 0.85, outlier: float = 0.95
-) -> float:
-    """Share of a batch that the published rule keeps if its clusters are equally large.
-
-    Args:
-        batch: Pairs in a global batch, at least 1.
-        prototypes: K.
-        cap: Central pairs kept of a cluster at most.
-        support: Lower quantile of the support band.
-        outlier: Upper quantile of it.
-    """
-    kept = 0
-    for k in range(prototypes):
-        size = batch // prototypes + (k < batch % prototypes)
-        if size:
-            low, high = (math.floor(q * (size - 1)) + 1 for q in (support, outlier))
-            kept += min(low, cap) + (high - low)
-    return kept / batch
-
-
-def compute_share(kept: float, epochs: int, curated: int = 1) -> float:
-    """Share of a full training's steps that remain: the curating epochs see every pair.
-
-    Args:
-        kept: Share of pairs kept.
-        epochs: Of training.
-        curated: Of those, epochs in which the selector decides.
-    """
-    return (curated + (epochs - curated) * kept) / epochs
 
 
 def _expect_valid(
