@@ -16,11 +16,14 @@ teaching set, half for tuning and half for testing; four sites of UCI heart dise
 3. Does it read the same facts in sentences? A part or all of the fields are told as running text.
 4. How many patients of another hospital does it need? A model of Cleveland's patients goes on with
    0, 16 and 64 of each other site's; beside it logistic regressions of the same patients.
+5. What does the model say without any tuning? ``sagittal-risk ask`` puts some of the test people to
+   it, for Yes or No and for a number in words (``adacvd_zero_shot.py``).
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -30,6 +33,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from adacvd_runs import command, risks, settings_of, tune
+from adacvd_zero_shot import zero_shot
+from sagittal_core.privacy import command_line
 from sagittal_core.resampling import Resamples, interval
 from sagittal_core.results import Cell, Table, write_results
 from sagittal_risk.baselines import BoostingRisk, LogisticRisk
@@ -338,6 +343,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "study_adacvd.json")
     parser.add_argument("--seeds", type=int, default=1, help="runs tuned on all fields")
     parser.add_argument("--sampled-seeds", type=int, default=1, help="runs on sampled fields")
+    parser.add_argument("--asked", type=int, default=300, help="test people asked without tuning")
+    parser.add_argument("--asked-in-words", type=int, default=100, help="those for a number")
     parser.add_argument("--precision", choices=("bf16-mixed", "32-true"), default="bf16-mixed")
     parser.add_argument("--resamples", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of resamples and hidden fields")
@@ -349,16 +356,20 @@ def main() -> None:
     tables["missing"], curves = missing(people, runs, found["estimates"])
     tables["sentences"] = sentences(people, runs, found["estimates"])
     tables["adaptation"], sites = adaptation(args)
+    beside = {w: found["risks"][w] for w in (UNTUNED, ALL, LOGISTIC, "Framingham 2008")}
+    tables["zero-shot"] = zero_shot(FRAMINGHAM, people.table[people.test], beside, LOGISTIC, args)
     draw(people, found, curves, sites, args.out)
     write_results(
         args.results,
-        command="python benchmarks/study_adacvd.py",
+        command=command_line("python benchmarks/study_adacvd.py", sys.argv[1:]),
         seeds=list(range(args.seeds)),
         n={
             "people": len(people.table),
             "tuned on": int(people.train.sum()),
             "tested on": int(people.test.sum()),
             "events among them": int(people.event[people.test].sum()),
+            "asked without tuning": min(args.asked, int(people.test.sum())),
+            "for a number in words": min(args.asked_in_words, int(people.test.sum())),
             "resamples": args.resamples,
         },
         tables=tables,

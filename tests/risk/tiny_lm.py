@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 
-def save_tiny(folder: Path, texts: list[str], *, seed: int = 0, layers: int = 2) -> Path:
+def save_tiny(
+    folder: Path, texts: list[str], *, seed: int = 0, layers: int = 2, longest: int = 512
+) -> Path:
     """Train a byte-pair tokenizer on the texts and save it with a random Llama."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -32,7 +34,7 @@ def save_tiny(folder: Path, texts: list[str], *, seed: int = 0, layers: int = 2)
         num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=512,
+        max_position_embeddings=longest,
         eos_token_id=0,
         tie_word_embeddings=True,
     )

@@ -119,9 +119,8 @@ class AdaCVD(lightning.LightningModule):
 
     def _keep(self, batch: PromptBatch) -> None:
         answers = self.network(batch.prompts)
-        self._seen.append(
-            (batch.rows.cpu(), batch.labels.cpu(), answers.risk.cpu(), answers.mass.cpu())
-        )
+        labels = batch.labels.float()  # bfloat16 with precision bf16-true
+        self._seen.append((batch.rows.cpu(), labels.cpu(), answers.risk.cpu(), answers.mass.cpu()))
 
     def _finish(self, stage: str) -> None:
         rows, labels, risk, mass = (

@@ -24,7 +24,7 @@ from sagittal_core.llm import (
 )
 from sagittal_core.results import Table
 from sagittal_risk import __version__
-from sagittal_risk.choice import scores_answers
+from sagittal_risk.choice import Scoring, scores_answers
 from sagittal_risk.prompts import prompt
 from sagittal_risk.records.description import Group, check_groups, describe
 from sagittal_risk.records.table import read_frame
@@ -158,7 +158,7 @@ def put(
         out: Gets ``answers.jsonl``.
         cache: Folder of replies that jobs may share; None: ``replies`` in ``out``.
         concurrency: See :func:`workers`.
-        stop_after: Requests in a row that may fail in transport.
+        stop_after: Requests in a row that a server may fail to answer.
         **settings: Of every :class:`~sagittal_core.llm.Request`.
 
     Returns:
@@ -168,11 +168,16 @@ def put(
         ConfigError: See :func:`~sagittal_core.llm.answer_many`.
     """
     asked = CachedModel(model, ReplyCache(out / "replies" if cache is None else cache))
-    requests = (
+    requests = [
         (one.key, Request((Message("user", prompt(one.description, question)),), **settings))
         for one in patients
         if one.description
-    )
+    ]
+    if isinstance(model, Scoring):
+        requests.sort(key=lambda one: len(one[1].messages[0].text))
+        model.expect([request for _, request in requests])
+    if isinstance(model, (LocalModel, Scoring)):  # no server that could be down: prompts too long
+        stop_after = max(stop_after, len(requests) + 1)
     try:
         tally = answer_many(asked, requests, out, concurrency=concurrency, stop_after=stop_after)
     finally:

@@ -91,27 +91,61 @@ class Scoring(LanguageModel):
 
     Args:
         model: Scores given answers. A local model is asked for every spelling that is one token, so
-            one forward pass tells all.
+            one forward pass tells all, for several prompts at a time.
     """
 
     def __init__(self, model: LanguageModel) -> None:
         self.model, self.name = model, model.name
         self.identity = f"{model.identity}-scores-{'|'.join([*YES, *NO])}"
         self._options: list[str] = []
+        self._batches: dict[str, list[Request]] = {}
+        self._scored: dict[str, Reply] = {}
+
+    def expect(self, requests: Sequence[Request]) -> None:
+        """Say what will be asked, in order, so that several share a forward pass.
+
+        The first of a batch that is asked is scored with all of it. Who shares a batch depends on
+        the order alone, not on what was answered before a kill: the numbers are the same.
+
+        Args:
+            requests: Those of like length beside each other pad least.
+        """
+        size = self.model.options_per_pass if isinstance(self.model, LocalModel) else 1
+        different = {request.key(self.identity): request for request in requests}
+        keys = list(different)
+        for start in range(0, len(keys), size):
+            batch = [different[key] for key in keys[start : start + size]]
+            self._batches.update(dict.fromkeys(keys[start : start + size], batch))
 
     def complete(self, request: Request) -> Reply:
         """The more probable answer, with the log-probabilities of all spellings."""
+        key = request.key(self.identity)
+        if key not in self._scored:
+            batch = self._batches.get(key, [request])
+            replies = self._replies(batch)
+            self._scored = {
+                one.key(self.identity): reply for one, reply in zip(batch, replies, strict=True)
+            }
+        return self._scored[key]
+
+    def _replies(self, batch: Sequence[Request]) -> list[Reply]:
+        """Of one forward pass, or of one each where a prompt of them is too long."""
         options = self._spellings()
         try:
-            scores = self.model.choose_many([request.messages], options)[0]
+            scores = self.model.choose_many([one.messages for one in batch], options)
         except DataError as error:
             if error.key not in ("conversations", "options"):
                 raise
+            if len(batch) > 1:
+                return [self._replies([one])[0] for one in batch]
             detail = "the prompt exceeds the model's context"
-            return Reply("transport", "", self.name, detail=detail)
-        told = tuple(zip(options, scores.logprobs.tolist(), strict=True))
-        best = max(told, key=lambda one: one[1])[0].strip()
-        return Reply("ok", best, self.name, first_token=told)
+            return [Reply("transport", "", self.name, detail=detail)]
+        replies = []
+        for one in scores:
+            told = tuple(zip(options, one.logprobs.tolist(), strict=True))
+            best = max(told, key=lambda option: option[1])[0].strip()
+            replies.append(Reply("ok", best, self.name, first_token=told))
+        return replies
 
     def _spellings(self) -> list[str]:
         if not self._options:

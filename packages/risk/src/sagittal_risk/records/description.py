@@ -19,7 +19,8 @@ class Feature:
         name: As a physician writes it.
         unit: After a number.
         decimals: To which a number is rounded; trailing zeros are not written.
-        values: Text of each code, such as {1: Male, 2: Female}; None: numbers, texts or lists.
+        values: Text of each code, such as {1: Male, 2: Female}; a code with an empty text, such as
+            "prefer not to answer", counts as missing. None: numbers, texts or lists.
         yes_no: 1 and 0, or true and false, are told as Yes and No.
     """
 
@@ -47,7 +48,7 @@ class Feature:
                 raise DataError(
                     self.column, key="values", expected=", ".join(self.values), found=repr(value)
                 )
-            return self.values[code]
+            return self.values[code] or None
         if self.yes_no:
             if _code(value) not in ("0", "1"):
                 raise DataError(self.column, key="yes_no", expected="0 or 1", found=repr(value))
