@@ -209,6 +209,34 @@ def test_interrupt_says_how_to_resume(toy: Toy, config: dict) -> None:
     assert "same command" in err
 
 
+def test_terminated_is_no_success_and_says_how_to_resume(
+    toy_main: Main,
+    config: dict,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import os
+    import signal
+
+    import toy
+
+    step = toy.ToyModel.training_step
+
+    def terminated(self: toy.ToyModel, *args: object) -> torch.Tensor:
+        if self.global_step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(toy.ToyModel, "training_step", terminated)
+        assert toy_main("fit", config) == 143
+    assert "the same command goes on" in capsys.readouterr().err
+    (run,) = Path("runs").iterdir()
+    assert json.loads((run / "state.json").read_text())["status"] == "unfinished"
+    assert toy_main("fit", config) == 0
+    assert sorted(losses("runs")) == list(range(30))
+
+
 @pytest.mark.e2e
 def test_two_processes_equal_one_with_twice_the_batch(toy: Toy, config: dict) -> None:
     config["trainer"].update(max_epochs=2, strategy="ddp", devices=2)

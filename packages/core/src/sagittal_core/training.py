@@ -16,6 +16,7 @@ from filelock import FileLock
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from sagittal_core import callbacks as ours
 from sagittal_core.config_check import check_files
@@ -58,6 +59,9 @@ def run(prog: str, verb: str, args: list[str], register: str) -> int:
     except ours.NonFiniteLoss as error:
         sys.stderr.write(f"{prog}: {error}\n")
         return 1
+    except SIGTERMException:  # a SystemExit whose status would be 0
+        sys.stderr.write(f"{prog}: terminated; the same command goes on where it stopped\n")
+        return 143
     except SystemExit as stop:
         # Lightning turns an interrupt into SystemExit(1) after its own clean-up.
         if isinstance(stop.__context__, KeyboardInterrupt):
