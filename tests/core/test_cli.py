@@ -114,7 +114,7 @@ sys.exit(status)
 @pytest.mark.parametrize(
     ("args", "status", "says"),
     [
-        (["--help"], 0, "repeat"),
+        (["--help"], 0, "repeat           Print the content of a file several times."),
         (["repeat", "--help"], 0, "Print the content"),
         (["repeat", "text.txt", "--times", "3"], 0, "aaa"),
         (["repeat", "-c", "verb.yaml"], 0, "aaaa"),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from sagittal_core import verbs as light
 from sagittal_core.errors import ConfigError, DataError
+from sagittal_core.verb_help import summary
 
 _LIGHTNING = {
     "fit": "train a model; the same command again resumes it",
@@ -65,5 +66,5 @@ def unknown(kind: str, name: str, allowed: Sequence[str], where: str = "") -> st
 def _help(prog: str, verbs: Mapping[str, str]) -> str:
     lines = [f"usage: {prog} VERB [-c CONFIG.yaml ...] [options]", "", "verbs:"]
     lines += [f"  {verb:<16} {text}" for verb, text in _LIGHTNING.items()]
-    lines += [f"  {verb}" for verb in verbs]
+    lines += [f"  {verb:<16} {summary(target)}".rstrip() for verb, target in verbs.items()]
     return "\n".join([*lines, "", f"`{prog} VERB --help` lists a verb's options.", ""])

@@ -47,6 +47,16 @@ def verb_help(prog: str, verb: str, target: str) -> str:
     return parser.format_help()
 
 
+def summary(target: str) -> str:
+    """First line of a verb's docstring, without importing its module.
+
+    Args:
+        target: As of :func:`verb_help`.
+    """
+    documented = (ast.get_docstring(_find_function(target)) or "").split("\n\n")[0]
+    return " ".join(documented.split())
+
+
 def _find_function(target: str) -> ast.FunctionDef:
     """The syntax tree of ``"module:function"``."""
     module, _, name = target.partition(":")
