@@ -24,3 +24,12 @@ def join(files: list[Path], by: str = " ") -> None:
         by: What stands between them.
     """
     print(by.join(file.read_text() for file in files))
+
+
+def keep(file: Path) -> None:
+    """Write a file.
+
+    Args:
+        file: Where to.
+    """
+    file.write_text("kept")

@@ -103,7 +103,7 @@ LIGHT = """
 import sys
 sys.path.insert(0, {here!r})
 from sagittal_core import cli
-verbs = {{"repeat": "light_verb:repeat", "join": "light_verb:join"}}
+verbs = {{name: "light_verb:" + name for name in ("repeat", "join", "keep")}}
 status = cli.main({args!r}, prog="toy", verbs=verbs, register="toy")
 heavy = {{"torch", "lightning", "pytorch_lightning", "numpy"}} & set(sys.modules)
 assert not heavy, heavy
@@ -123,6 +123,7 @@ sys.exit(status)
         (["join", "text.txt", "text.txt", "--by", "+"], 0, "a+a"),
         (["join", "[text.txt,text.txt]"], 0, "a a"),
         (["join", "--by", "+"], 2, "files"),
+        (["keep", "text.txt/inside"], 2, "cannot write text.txt/inside: Not a directory"),
         (["nothing"], 2, "unknown verb"),
     ],
 )

@@ -88,7 +88,7 @@ def test_two_series_need_a_choice_and_strangers_are_counted(tmp_path: Path) -> N
         read_dicom_series(tmp_path, series="9.9")
     volume = read_dicom_series(tmp_path, series="1.2.4")
     np.testing.assert_array_equal(volume.array, ramp() + 7)
-    assert volume.notes == ("1 files hold no DICOM image",)
+    assert volume.notes[0] == "1 files hold no DICOM image"
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no DICOM image in 0 files"):
         read_dicom_series(tmp_path / "empty")
@@ -119,7 +119,7 @@ def test_two_echoes_in_a_series_need_select(tmp_path: Path) -> None:
     write_series(tmp_path, ramp() + 9, AFFINE, modality="MR", EchoTime=80.0, prefix="b")
     with pytest.raises(DataError, match=r"12 slices at 6 positions[\s\S]*differ in EchoTime"):
         read_dicom_series(tmp_path)
-    second = read_dicom_series(tmp_path, select={"EchoTime": 80.0})
+    second = read_volume(tmp_path, select={"EchoTime": 80.0})
     np.testing.assert_array_equal(second.array, ramp() + 9)
     with pytest.raises(DataError, match=r"EchoTime[\s\S]*10\.0"):
         read_dicom_series(tmp_path, select={"EchoTime": 81.0})
@@ -152,8 +152,19 @@ def test_gantry_tilt_is_noted_and_kept_in_the_affine(tmp_path: Path) -> None:
     write_series(tmp_path, ramp(), affine)
     volume = read_dicom_series(tmp_path)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-6)
-    assert volume.notes == ("slices are sheared by 15.0 degrees (gantry tilt)",)
+    assert volume.notes[0] == "slices are sheared by 15.0 degrees (gantry tilt)"
     assert volume.skew(1, 2) == pytest.approx(15, abs=1e-3)
+
+
+def test_ct_without_a_rescale_is_noted(tmp_path: Path) -> None:
+    write_series(tmp_path / "raw", ramp(), AFFINE)
+    assert read_volume(tmp_path / "raw").notes == (
+        "CT without a rescale: stored values taken as Hounsfield units",
+    )
+    write_series(tmp_path / "hu", ramp(), AFFINE, RescaleSlope=1, RescaleIntercept=-1024)
+    assert read_volume(tmp_path / "hu").notes == ()
+    write_series(tmp_path / "mr", ramp(), AFFINE, modality="MR")
+    assert read_volume(tmp_path / "mr").notes == ()
 
 
 def test_nothing_that_names_the_patient_is_kept(tmp_path: Path) -> None:
@@ -256,6 +267,25 @@ def test_real_files_that_are_no_grey_image(name: str, message: str) -> None:
 def test_missing_geometry_is_named(tmp_path: Path) -> None:
     save(dataset(np.zeros((2, 2), np.int16)), tmp_path / "a.dcm")
     with pytest.raises(DataError, match=r"ImagePositionPatient[\s\S]*3 numbers[\s\S]*none"):
+        read_dicom_series(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("PixelSpacing", [0.0, 0.0], r"2 numbers above 0[\s\S]*\[0\.0, 0\.0\]"),
+        ("PixelSpacing", [0.7], "2 numbers"),
+        ("ImagePositionPatient", [0.0, 0.0], "3 numbers"),
+    ],
+)
+def test_geometry_that_is_none_is_named(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    files = write_series(tmp_path, ramp(), AFFINE)
+    data = pydicom.dcmread(files[2])
+    setattr(data, key, value)
+    data.save_as(files[2])
+    with pytest.raises(DataError, match=rf"im002[\s\S]*{key}[\s\S]*{message}"):
         read_dicom_series(tmp_path)
 
 

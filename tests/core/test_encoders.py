@@ -237,6 +237,9 @@ def test_incomplete_and_unknown_checkpoints_are_named(tmp_path: Path) -> None:
     spec = {"name": "transformers", "weights": str(folder)}
     with pytest.raises(DataError, match=r"2 missing: layernorm"):
         load_vision(spec)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"tensors of Dinov2Model[\s\S]*not fully covered"):
+        load_vision(spec)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
     with pytest.raises(DataError, match=r"model_type[\s\S]*dinov2[\s\S]*'bert'[\s\S]*module"):
@@ -244,6 +247,9 @@ def test_incomplete_and_unknown_checkpoints_are_named(tmp_path: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(DataError, match=r"preprocessor_config\.json"):
         load_vision(spec)
+    for path in (tmp_path / "typo", "./typo", "models/some/typo"):  # no hub is asked for these
+        with pytest.raises(DataError, match="no such folder"):
+            load_vision(spec | {"weights": str(path)})
     with pytest.raises(ConfigError, match="no multiple of the patch"):
         load_vision(spec | {"weights": str(checkpoint(tmp_path / "b", "vit")), "image_size": 30})
 

@@ -189,6 +189,8 @@ def test_other_weights_are_another_model(folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_no_model_is_named(tmp_path: Path, folder: Path) -> None:
+    import shutil
+
     with pytest.raises(DataError, match="no such file"):
         LocalModel(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
@@ -196,6 +198,11 @@ def test_what_is_no_model_is_named(tmp_path: Path, folder: Path) -> None:
         LocalModel(tmp_path / "empty").complete(Request(ASK))
     with pytest.raises(ConfigError, match="dtype"):
         LocalModel(folder, dtype="float8")
+    shutil.copytree(folder, tmp_path / "cut")
+    file = tmp_path / "cut" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(DataError, match=r"safetensors or GGUF[\s\S]*not fully covered"):
+        LocalModel(tmp_path / "cut").complete(Request(ASK))
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path, folder: Path) -> None:

@@ -71,6 +71,31 @@ def test_colours_and_hidden_losses_are_refused(tmp_path: Path) -> None:
         read_radiograph(tmp_path / "none.png")
 
 
+def test_several_pages_are_refused_and_not_cut_to_the_first(tmp_path: Path) -> None:
+    page = Image.fromarray(np.zeros((4, 4), np.uint8))
+    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
+    with pytest.raises(DataError, match=r"one picture[\s\S]*2 pages"):
+        read_radiograph(tmp_path / "pages.tif")
+
+
+def test_a_truncated_picture_says_that_it_is(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"readable picture[\s\S]*[Tt]runcated"):
+        read_radiograph(tmp_path / "a.jpg")
+
+
+def test_thirty_two_stored_bits_have_a_range(tmp_path: Path) -> None:
+    stored = dataset(np.zeros((2, 2), np.uint16), modality="DX")
+    stored.BitsAllocated = stored.BitsStored = 32
+    stored.HighBit = 31
+    stored.PixelData = np.array([[0, 7], [2**31, 2**32 - 1]], np.uint32).tobytes()
+    found = read_radiograph(save(stored, tmp_path / "a.dcm"))
+    assert found.full_range == (0, 2**32 - 1)
+    assert found.pixels.max() == np.float32(2**32 - 1)
+
+
 def sixteen_bit_rgb() -> bytes:
     """A 1 x 1 PNG of colour type 2 with 16 bits, which Pillow would read as 8."""
     import struct

@@ -97,6 +97,10 @@ def test_folders_that_are_no_encoder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"config\.json"):
         SentenceEncoder(tmp_path)
     folder = small(tmp_path / "m")
-    (folder / "model.safetensors").unlink()
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(DataError, match=r"AutoModel[\s\S]*not fully covered"):
+        SentenceEncoder(folder)
+    file.unlink()
     with pytest.raises(DataError, match="AutoModel"):
         SentenceEncoder(folder)

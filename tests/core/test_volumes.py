@@ -113,12 +113,31 @@ def test_header_without_orientation_and_in_metres(tmp_path: Path) -> None:
     assert (np.diag(volume.affine) > 0).all()
 
 
+def test_a_sform_and_a_qform_that_disagree_are_noted(tmp_path: Path) -> None:
+    affine, mirrored = np.diag([2.0, 2, 4, 1]), np.diag([-2.0, 2, 4, 1])
+    image = nibabel.Nifti1Image(np.zeros((5, 4, 3), np.int16), affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    nibabel.save(image, tmp_path / "same.nii")
+    assert read_nifti(tmp_path / "same.nii").notes == ()
+    image.set_qform(mirrored, code=1)
+    nibabel.save(image, tmp_path / "other.nii")
+    volume = read_nifti(tmp_path / "other.nii")
+    # The last voxel of the first axis lies at 8 and at -8 mm.
+    assert volume.notes == ("sform and qform place a voxel up to 16 mm apart: sform taken",)
+    np.testing.assert_array_equal(volume.affine, affine)
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     write_nifti(tmp_path / "a.nii.gz", np.zeros((4, 4, 4), np.int16), np.eye(4))
     packed = (tmp_path / "a.nii.gz").read_bytes()
     (tmp_path / "cut.nii.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(DataError, match=r"cut\.nii\.gz[\s\S]*readable NIfTI"):
         read_nifti(tmp_path / "cut.nii.gz")
+    write_nifti(tmp_path / "b.nii", np.zeros((4, 4, 4), np.int16), np.eye(4))
+    (tmp_path / "b.nii").write_bytes((tmp_path / "b.nii").read_bytes()[:-8])
+    with pytest.raises(DataError, match=r"b\.nii[\s\S]*Expected 128 bytes, got 120"):
+        read_nifti(tmp_path / "b.nii")
     (tmp_path / "text.nii").write_text("no image")
     with pytest.raises(DataError, match="readable NIfTI"):
         read_nifti(tmp_path / "text.nii")

@@ -175,3 +175,13 @@ def test_two_processes_train_as_one_with_the_joined_batch(store: Path, tmp_path:
         )
     for name in ("val/r2", "val/l0", "val/unused_share"):
         assert together[name] == pytest.approx(alone[name], rel=1e-3)
+
+
+def test_rows_of_another_width_are_named_before_training(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tiny(next(c for c in CONFIGS if c.stem == "sae_topk"), store, tmp_path)
+    assert run(["fit", "-c", str(file), "--model.init_args.network.init_args.input_dim=7"]) == 2
+    said = capsys.readouterr().err
+    assert f"its rows are {DIM} wide" in said
+    assert f"input_dim to {DIM}" in said

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -24,11 +25,12 @@ from dicom_files import dataset, rotated, save, write_series
 from volume_files import body, radiographs, totalsegmentator
 
 from sagittal_core.errors import ConfigError
+from sagittal_core.parallel import outcomes
 from sagittal_core.volumes import write_nifti
 from sagittal_genai.cli import run
 from sagittal_genai.slices import SliceFolder
 from sagittal_genai.slices.scans import Scan
-from sagittal_genai.slicing import _outcomes
+from sagittal_genai.slicing import _attempt
 
 pytestmark = pytest.mark.e2e
 CONFIGS = Path(__file__).parents[2] / "packages" / "genai" / "configs"
@@ -261,7 +263,7 @@ class Deadly(Scan):
 def test_a_killed_worker_is_reported() -> None:
     scan = Deadly("a", "s", "CR", ())  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"worker process was killed[\s\S]*goes on"):
-        list(_outcomes(None, [scan, scan], 2))  # type: ignore[arg-type]
+        list(outcomes(partial(_attempt, None), [scan, scan], 2, verb="slice"))
 
 
 def test_two_commands_on_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,13 @@ from sagittal_genai.concepts.judge import (
     tally,
 )
 from sagittal_genai.concepts.names import phrase, rule_name, same, shared_concepts, wilson
-from sagittal_genai.concepts.retrieval import Images, Matcher, numbers_in
+from sagittal_genai.concepts.retrieval import (
+    Images,
+    Matcher,
+    evaluate,
+    label_queries,
+    numbers_in,
+)
 from sagittal_genai.concepts.table import ConceptTable
 from sagittal_genai.concepts.words import TfIdf
 
@@ -117,6 +123,9 @@ def test_a_subject_in_two_splits_is_refused() -> None:
         {"image": ["a", "b"], "subject": ["x", "x"], "split": ["train", "test"]}
     )
     with pytest.raises(DataError, match="no subject in two splits"):
+        Rows(csr_matrix((2, 3)), index, "test", "index")
+    index["subject"] = ["x", None]
+    with pytest.raises(DataError, match=r"subject[\s\S]*none in 1 rows"):
         Rows(csr_matrix((2, 3)), index, "test", "index")
 
 
@@ -352,6 +361,42 @@ def test_images_stand_for_their_most_active_token() -> None:
     active, at = images.activations([0, 1])
     assert active.tolist() == [[3, 1], [0, 2], [5, 5]]
     assert at.tolist() == [[1, 0], [2, 3], [4, 4]]
+
+
+def searched(
+    labels: list, active: list[float], subjects: list[int], k: int
+) -> tuple[float, float, float]:
+    """Precision of one query by the feature, by metadata, and by chance."""
+    table = ConceptTable(pandas.DataFrame({"findings": labels}))
+    n = len(labels)
+    codes = csr_matrix(np.array(active)[:, None])
+    images = Images(codes, np.arange(n), np.arange(n), np.array(subjects))
+    queries = label_queries(table, images.first, ["findings"], 1)
+    (query,) = [q for q in queries if q.text == "Edema"]
+    (found,) = evaluate(images, table, Matcher({0: "Edema"}), {0: 1.0}, [query], k)
+    return found.found, found.metadata, found.base
+
+
+def test_who_has_no_label_takes_no_place_among_the_best() -> None:
+    # Subjects 2 to 5 were not looked at; 0 and 1 have both images that show it.
+    labels = [["Edema"], ["Edema"], ["Edema"], [], [], None, None, None, None]
+    active = [3.0, 2, 2, 0, 0, 9, 9, 9, 9]
+    found, metadata, _ = searched(labels, active, [0, 0, 1, 0, 1, 2, 3, 4, 5], k=3)
+    assert (found, metadata) == (1, 1)
+
+
+def test_an_image_without_activation_is_not_found_before_one_with() -> None:
+    labels = [["Edema"], ["Edema"], ["Mass"], ["Mass"], ["Mass"]]
+    found, metadata, _ = searched(labels, [3.0, 2, 0, 0, 0], [0, 0, 1, 2, 3], k=2)
+    assert (found, metadata) == (1, 1)
+    assert searched(labels, [3.0, 2, 0, 0, 0], [0, 0, 1, 2, 3], k=4)[0] == 0.5
+
+
+def test_a_random_choice_spreads_over_subjects_too() -> None:
+    # One subject has 90 images that show it, nine have one each that does not.
+    labels = [["Edema"]] * 90 + [["Mass"]] * 9
+    base = searched(labels, [1.0] * 99, [0] * 90 + [*range(1, 10)], k=10)[2]
+    assert base == pytest.approx(0.1), "one image of each subject, not 90 of 99"
 
 
 def test_scores_are_the_cosine_on_the_querys_features() -> None:

@@ -171,6 +171,27 @@ def test_files_that_are_not_sails_are_named(
     assert "a parquet file" in capsys.readouterr().err
 
 
+def test_organs_that_a_scan_was_not_searched_for_are_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sail_file(tmp_path / "a.parquet", 4)
+    frame = pandas.read_parquet(tmp_path / "a.parquet")
+    frame["liver"] = [1.0, 0.0, np.nan, np.nan]
+    frame["heart"] = [True, False, True, None]
+    frame["image_slice_orientation"] = "w"  # a second column of that meaning
+    frame.to_parquet(tmp_path / "b.parquet", index=False)
+    command = ["import-embeddings", str(tmp_path / "b.parquet"), "--out", str(tmp_path / "s")]
+    command += ["--split", "[train]", "--organs", "[liver,heart]"]
+    assert run(command) == 0
+    index = EmbeddingStore(tmp_path / "s").index()
+    found = [None if names is None else list(names) for names in index["organs"]]
+    assert found == [["liver", "heart"], [], ["heart"], None]
+    assert set(index["orientation"]) <= {"sagittal", "coronal", "axial"}
+    frame.assign(heart=[2, 1, 0, 0]).to_parquet(tmp_path / "b.parquet", index=False)
+    assert run([*command, "--out", str(tmp_path / "other")]) == 2
+    assert "0, 1 or nothing" in capsys.readouterr().err
+
+
 def test_widths_that_differ_are_refused(tmp_path: Path) -> None:
     from sagittal_genai.embedding.sail_parquet import open_files
 

@@ -126,6 +126,14 @@ def test_what_an_index_lacks_is_named(tmp_path: Path) -> None:
     wrong.loc[0, "split"] = "test"
     with pytest.raises(DataError, match="1 subjects in two or more"):
         read(tmp_path / "b", wrong)
+    wrong = frame()
+    wrong.loc[0, "subject"] = None
+    with pytest.raises(DataError, match=r"subject[\s\S]*none in 1 of 60 rows"):
+        read(tmp_path / "f", wrong)
+    wrong = frame()
+    wrong.loc[wrong["subject"] == "p0", "split"] = "valid"
+    with pytest.raises(DataError, match=r"only train, val, test[\s\S]*valid"):
+        read(tmp_path / "g", wrong)
     with pytest.raises(DataError, match="expected: lists of text"):
         read(tmp_path / "c", concepts="view")
     words = frame().assign(age="old")

@@ -59,6 +59,21 @@ def test_a_resampled_auroc_is_that_of_the_rows_repeated() -> None:
     assert means[3] == pytest.approx((times * value).sum() / times.sum())
 
 
+def test_a_resampled_r2_is_that_of_the_rows_repeated() -> None:
+    rng = np.random.default_rng(0)
+    subjects = rng.integers(0, 6, 40)
+    x = rng.standard_normal((40, 3)) + 2 * rng.standard_normal((6, 3))[subjects]
+    guess = x + rng.standard_normal((40, 3))
+    sampled = Resamples(subjects, 20)
+    sums = np.stack([x[subjects == unit].sum(0) for unit in range(6)])
+    errors = ((x - guess) ** 2).sum(1)
+    drawn = sampled.explained(sums, (x**2).sum(1), errors)
+    for number in range(20):
+        rows = np.repeat(np.arange(40), sampled.counts[number][subjects])
+        around = ((x[rows] - x[rows].mean(0)) ** 2).sum()
+        assert drawn[number] == pytest.approx(1 - errors[rows].sum() / around)
+
+
 def test_resamples_belong_to_subjects_and_not_to_rows() -> None:
     one = Resamples(["a", "b", "c", "d", "a"], 7, least=4)
     other = Resamples(["d", "c", "b", "a"], 7, least=4)
@@ -100,6 +115,17 @@ def sparse_problem() -> tuple[csr_matrix, np.ndarray]:
     x = rng.exponential(size=(300, 30)) * (rng.random((300, 30)) < 0.2)
     truth = (x[:, 4] + 3 * x[:, 11] > 0.3).astype(int)
     return csr_matrix(x.astype(np.float32)), truth
+
+
+def test_the_published_probe_stops_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sagittal_genai.metrics import probes
+
+    codes, truth = sparse_problem()
+    monkeypatch.setattr(probes, "SAIL_REFIT", 1)
+    assert not fit_few(codes, truth, np.arange(30), 5, "sail").converged
+    monkeypatch.undo()
+    assert fit_few(codes, truth, np.arange(30), 5, "sail").converged
+    assert not fit_probe(codes, truth, codes, truth, "sail", iterations=1).converged
 
 
 @pytest.mark.parametrize("solver", ["l2", "sail"])

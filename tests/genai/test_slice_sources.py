@@ -23,6 +23,8 @@ from volume_files import body, radiographs, totalsegmentator
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.volumes import write_nifti
 from sagittal_genai.slices.class_table import class_table
+from sagittal_genai.slices.cut import Job, cut_scan
+from sagittal_genai.slices.folder import FolderWriter
 from sagittal_genai.slices.plan import make_plan, typed_metadata
 from sagittal_genai.slices.radiograph_table import RadiographTable
 from sagittal_genai.slices.scans import RadiographInput, Scan
@@ -156,6 +158,13 @@ def test_totalsegmentator_layout(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="2 names stand for more than one scan") as error:
         make_plan([TotalSegmentator(str(folder), limit=2)] * 2, HOW, Split())
     assert "ct-s0000" in str(error.value)
+    rows = pandas.read_csv(folder / "meta.csv", sep=";").assign(gender=np.nan)
+    rows.loc[1, "image_id"] = None
+    rows.to_csv(folder / "meta.csv", sep=";", index=False)
+    bare = TotalSegmentator(str(folder), limit=3).find()
+    assert [s.name for s in bare.scans] == ["ct-s0000", "ct-s0002"]
+    assert [(r.scan, r.reason) for r in bare.refused] == [("row 2", "no image_id")]
+    assert "sex" not in bare.scans[0].metadata
 
 
 def test_a_radiograph_table_keeps_patients_private(tmp_path: Path) -> None:
@@ -198,6 +207,27 @@ def test_mistakes_in_a_table_are_named(tmp_path: Path) -> None:
         RadiographTable(str(table), subject="patient_id").find()
     with pytest.raises(DataError, match="a CSV table"):
         RadiographTable(str(tmp_path / "none.csv")).find()
+    (tmp_path / "semi.csv").write_text("image;subject\na.png;1\n")
+    with pytest.raises(DataError, match=r"image;subject[\s\S]*separated by commas"):
+        RadiographTable(str(tmp_path / "semi.csv")).find()
+
+
+def test_rows_without_a_file_or_a_subject_are_refused(tmp_path: Path) -> None:
+    folder = radiographs(tmp_path / "nih", patients=3)
+    rows = pandas.read_csv(folder / "labels.csv")
+    rows.loc[[1, 2], "image"] = None
+    rows["patient_id"] = rows["patient_id"].astype("Int64")
+    rows.loc[4, "patient_id"] = None
+    rows.to_csv(folder / "labels.csv", index=False)
+    found = RadiographTable(
+        str(folder / "labels.csv"), str(folder / "images"), subject="patient_id"
+    ).find()
+    assert len(found.scans) == 3
+    assert [(r.scan, r.reason) for r in found.refused] == [
+        ("row 2", "no image"),
+        ("row 3", "no image"),
+        ("row 5", "no patient_id"),
+    ]
 
 
 def test_a_split_column_of_the_table_is_kept(tmp_path: Path) -> None:
@@ -212,8 +242,12 @@ def test_a_split_column_of_the_table_is_kept(tmp_path: Path) -> None:
     assert [s.split for s in plan.scans] == ["train"] * 4 + ["test"] * 4
     rows["fold"] = ["train", "test"] * 4
     rows.to_csv(folder / "labels.csv", index=False)
-    with pytest.raises(ConfigError, match="would be in train and in test"):
+    with pytest.raises(ConfigError, match=r"would be in train and in test[\s\S]*_001\.png"):
         make_plan([source], HOW, Split())
+    rows["fold"] = ["training", "test"] * 4
+    rows.to_csv(folder / "labels.csv", index=False)
+    with pytest.raises(DataError, match=r"fold[\s\S]*or nothing[\s\S]*training"):
+        source.find()
 
 
 def test_volume_files_by_pattern_with_masks(tmp_path: Path) -> None:
@@ -247,6 +281,8 @@ def test_volume_files_by_pattern_with_masks(tmp_path: Path) -> None:
         VolumeFiles([replace(entry, modality=None)]).find()
     refused = VolumeFiles([replace(entry, subject_pattern="(q)")]).find().refused
     assert [r.scan for r in refused] == ["p1_a", "p1_b", "p2_a"]
+    optional = VolumeFiles([replace(entry, subject_pattern=r"(q)?p\d_")]).find()
+    assert len(optional.refused) == 3, "a group that took no part names no subject"
     wrong = replace(entry, metadata={"study_type": "ct knee"})
     with pytest.raises(ConfigError, match="ct knee"):
         make_plan([VolumeFiles([wrong])], HOW, Split())
@@ -271,6 +307,46 @@ def test_dicom_folders_bring_their_own_metadata(tmp_path: Path) -> None:
     assert "1.2.345 (MR, 4 images); 1.2.9 (MR, 4 images)" in found.refused[0].reason
     chosen = VolumeFiles([VolumeEntry(str(tmp_path / "Doe_Jane"), series="1.2.9")]).find()
     assert chosen.scans[0].input.series == "1.2.9"
+    assert "set series" in found.refused[0].reason
+    (tmp_path / "empty").mkdir()
+    (refused,) = VolumeFiles([VolumeEntry(str(tmp_path / "empty"))]).find().refused
+    assert refused.reason == "expected one series; set series to one of them; found no DICOM image"
+
+
+def test_one_echo_of_a_series_is_chosen_by_select(tmp_path: Path) -> None:
+    affine, array = np.diag([1.0, 1, 3, 1]), np.arange(512, dtype=np.int16).reshape(8, 8, 8)
+    for echo in (1, 2):
+        tags = {"modality": "MR", "EchoNumbers": echo, "prefix": f"e{echo}-"}
+        write_series(tmp_path / "mr", echo * array, affine, **tags)
+    both = VolumeEntry(str(tmp_path / "mr"), name="mr")
+    for entry, refused in ((both, 1), (replace(both, select={"EchoNumbers": 2}), 0)):
+        plan = make_plan([VolumeFiles([entry])], HOW, Split())
+        writer = FolderWriter(tmp_path / f"out{refused}", plan.identity, plan.classes)
+        job = Job(writer, HOW, plan.columns)
+        if refused:
+            with pytest.raises(DataError, match=r"EchoNumbers[\s\S]*select"):
+                cut_scan(job, plan.scans[0])
+        else:
+            assert cut_scan(job, plan.scans[0]) == 8
+
+
+def test_a_mask_edited_in_place_is_noticed_and_a_copy_is_not(tmp_path: Path) -> None:
+    values, organ, affine = body((64, 64, 16))
+    write_nifti(tmp_path / "a.nii.gz", values, affine)
+    write_nifti(tmp_path / "seg.nii", organ.astype(np.uint8), affine)
+    entry = VolumeEntry(str(tmp_path / "a.nii.gz"), modality="MR", name="a")
+    entry = replace(entry, labels=str(tmp_path / "seg.nii"), classes={1: "liver"})
+
+    def fingerprint() -> str:
+        return make_plan([VolumeFiles([entry])], HOW, Split()).scans[0].fingerprint
+
+    before = fingerprint()
+    (tmp_path / "seg.nii").write_bytes((tmp_path / "seg.nii").read_bytes())
+    assert fingerprint() == before
+    edited = organ.astype(np.uint8)
+    edited[32, 32, 8] = 1 - edited[32, 32, 8]
+    write_nifti(tmp_path / "seg.nii", edited, affine)
+    assert fingerprint() != before
 
 
 def test_class_tables_from_everywhere(tmp_path: Path) -> None:
@@ -303,5 +379,7 @@ def test_nothing_to_cut(tmp_path: Path) -> None:
     for file in (folder / "images").iterdir():
         file.unlink()
     source = RadiographTable(str(folder / "labels.csv"), subject="patient_id")
-    with pytest.raises(ConfigError, match="no scan in the sources, 2 refused"):
+    with pytest.raises(
+        ConfigError, match=r"no scan in the sources, 2 refused, the first: .*no such"
+    ):
         make_plan([source], HOW, Split())

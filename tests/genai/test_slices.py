@@ -223,7 +223,7 @@ def test_planes_with_skewed_axes_are_left_out(tmp_path: Path) -> None:
     write_nifti(tmp_path / "i.nii", values, affine)
     index = cut(tmp_path / "s", ct_scan(tmp_path / "i.nii"))
     assert set(index["orientation"]) == {"coronal", "axial"}
-    (note,) = read_account(tmp_path / "s", "a")["notes"]
+    *_, note = read_account(tmp_path / "s", "a")["notes"]
     assert note == "no sagittal slices: their axes miss a right angle by 20 degrees"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,18 @@ _LIGHTNING = {
     "fit": "train a model; the same command again resumes it",
     "validate": "compute the validation metrics of a trained model",
     "test": "compute the test metrics of a trained model",
+}
+# What a user can mend: a file in the place of a folder, no rights, a full disk.
+_DISK = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
 }
 
 
@@ -30,7 +43,7 @@ def main(
 
     Returns:
         The exit status: 0 ok, 1 the training diverged, 2 a mistake in the configuration or the
-        data, 3 the run is already finished, 130 interrupted.
+        data or a folder that cannot be written, 3 the run is already finished, 130 interrupted.
     """
     given = list(sys.argv[1:] if args is None else args)
     if not given or given[0] in ("-h", "--help"):
@@ -48,6 +61,11 @@ def main(
     except (ConfigError, DataError) as error:
         sys.stderr.write(f"{prog}: {error}\n")
         return 3 if type(error).__name__ == "RunFinished" else 2
+    except OSError as error:
+        if error.errno not in _DISK or error.filename is None:
+            raise
+        sys.stderr.write(f"{prog}: cannot write {error.filename}: {error.strerror}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"{prog}: interrupted; the same command goes on where it stopped\n")
         return 130

@@ -74,6 +74,22 @@ class Resamples:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(under != 0, over / under, np.nan)
 
+    def explained(self, sums: NDArray, squares: NDArray, errors: NDArray) -> NDArray[np.float64]:
+        """R2 of a reconstruction in each resample, (R,), around that resample's own mean.
+
+        Args:
+            sums: Sum of each subject's rows, (units, D).
+            squares: Squared length of each row, (n,).
+            errors: Squared error of each row, (n,).
+        """
+        rows = self.counts @ np.bincount(self.unit, minlength=self.units)
+        total, error = (
+            self.counts @ np.bincount(self.unit, part, self.units) for part in (squares, errors)
+        )
+        spread = total - ((self.counts @ sums) ** 2).sum(1) / np.maximum(rows, 1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(spread > 0, 1 - error / spread, np.nan)
+
     def mean(self, values: NDArray) -> NDArray[np.float64]:
         """Mean of (n,) values in each resample, (R,); NaN among the values stands for none."""
         known = np.isfinite(values)

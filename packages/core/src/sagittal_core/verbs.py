@@ -52,7 +52,7 @@ def run(prog: str, verb: str, target: str, args: list[str]) -> int:
     try:
         values = parser.parse_args(_gathered(function, args))
     except ArgumentError as error:
-        raise ConfigError(f"{prog} {verb}: {error}") from None
+        raise ConfigError(f"{verb}: {error}") from None
     values.pop("config", None)
     result = function(**parser.instantiate_classes(values).as_dict())
     return result if isinstance(result, int) else 0

@@ -84,6 +84,19 @@ class EmbeddingData(lightning.LightningDataModule):
         for name in SPLITS:
             self.rows[name] = StoredRows(store, np.flatnonzero(values == name).astype(np.int64))
 
+    def expect_width(self, dim: int) -> None:
+        """Compare the width of the rows with what a network takes.
+
+        Raises:
+            ConfigError: They differ.
+        """
+        store = self.rows["train"].store
+        if store.dim != dim:
+            raise ConfigError(
+                f"{self.folder}: its rows are {store.dim} wide, and input_dim of the network is"
+                f" {dim}; set model.init_args.network.init_args.input_dim to {store.dim}"
+            )
+
     def initial_rows(self, count: int = 8192) -> Tensor:
         """Up to ``count`` training rows (n, D), drawn by the seed: what units are set from."""
         rows = self._need("train")

@@ -186,7 +186,7 @@ def explain(
         tables = found.tables() | test.tables
         judged_by = "nobody" if judge is None else judge.name
         about = f"Named by {by}; judged by {judged_by}, on images of the {held_out} split."
-        notes = [about, *test.notes, found.left_out()]
+        notes = [about, *found.cautions(), *test.notes, found.left_out()]
         write_report(out / "report.html", tables, notes, without_paths(settings))
         write_results(
             out / "results.json",

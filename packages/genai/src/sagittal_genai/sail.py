@@ -68,6 +68,12 @@ class SAIL(lightning.LightningModule):
         self.k_aux = network.W_d.shape[1] // 2 if k_aux is None else k_aux
         self.fidelity = Fidelity(network.W_d.shape[1], len(network.b_e))
 
+    def setup(self, stage: str) -> None:
+        """Compare widths before a step is taken."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(data, "expect_width"):
+            data.expect_width(self.network.W_d.shape[1])
+
     def on_fit_start(self) -> None:
         """Set units and bias from training rows, once in the life of a run; ranks agree."""
         if not bool(self.network.initialised):

@@ -84,7 +84,7 @@ def search(
     images = Images(matrix, rows.image, rows.held_out, rows.subject)
     means = [names[number].mean for number in found.features]
     similar = images.scores(found.features, means)
-    best = [i for i in images.best(similar, results) if similar[i] > 0]
+    best = images.best(similar, results)
     active, at = images.activations(found.features)
     sheet = []
     print(f"best {len(best)} of {len(similar)} images of the {known.held_out} split:")

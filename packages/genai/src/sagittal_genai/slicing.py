@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -104,17 +105,11 @@ def _cut_all(job: Job, scans: Sequence[Scan], workers: int) -> list[Refusal]:
     columns = (TextColumn("slicing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("slicing", total=len(scans))
-        for scan, error in _outcomes(job, scans, workers):
+        for scan, error in outcomes(partial(_attempt, job), scans, workers, verb="slice"):
             if error is not None:
                 refused[scan.name] = Refusal(scan.name, str(scan.input.path), str(error))
             progress.advance(task)
     return [refused[scan.name] for scan in scans if scan.name in refused]
-
-
-def _outcomes(
-    job: Job, scans: Sequence[Scan], workers: int
-) -> Iterator[tuple[Scan, DataError | None]]:
-    yield from outcomes(partial(_attempt, job), scans, workers, verb="slice")
 
 
 def _attempt(job: Job, scan: Scan) -> DataError | None:
@@ -122,6 +117,9 @@ def _attempt(job: Job, scan: Scan) -> DataError | None:
         cut_scan(job, scan)
     except DataError as error:
         return error
+    except Exception:  # whatever it is, whoever reads it must know where it happened
+        print(f"slice: failed at {scan.input.path}", file=sys.stderr, flush=True)
+        raise
     return None
 
 

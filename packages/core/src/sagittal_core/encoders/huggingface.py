@@ -170,6 +170,10 @@ def _read_configs(transformers: Any, weights: str) -> tuple[Any, Preprocessing]:
 
 
 def _from_hub(transformers: Any, weights: str, name: str) -> Path:
+    if weights.startswith(("/", ".", "~")) or weights.count("/") > 1:
+        raise DataError(
+            weights, key="weights", expected="a checkpoint folder", found="no such folder"
+        )
     try:
         return Path(transformers.utils.cached_file(weights, name))
     except (OSError, ValueError) as error:
@@ -183,11 +187,13 @@ def _from_hub(transformers: Any, weights: str, name: str) -> Path:
 
 def _pretrained(cls: Any, weights: str, options: dict[str, Any]) -> nn.Module:
     """The network with the checkpoint's weights, none of them left to chance."""
+    from safetensors import SafetensorError
+
     try:
         network, info = cls.from_pretrained(
             weights, output_loading_info=True, dtype=torch.float32, **options
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(
             weights,
             key="weights",

@@ -45,6 +45,7 @@ class SentenceEncoder:
                 found="no such file",
             )
         try:
+            from safetensors import SafetensorError
             from transformers import AutoModel, AutoTokenizer
         except ImportError:
             raise ConfigError(
@@ -57,7 +58,7 @@ class SentenceEncoder:
             network: Any = AutoModel.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise DataError(
                 folder,
                 key="weights, tokenizer",

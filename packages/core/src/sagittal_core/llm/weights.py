@@ -59,6 +59,7 @@ def read_model(
     """
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     path = find_model(path)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -76,7 +77,7 @@ def read_model(
         if not path.is_file():
             options = options | {"use_safetensors": True}
         model = model_class.from_pretrained(folder, dtype=dtype, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DataError(
             path,
             key="weights",

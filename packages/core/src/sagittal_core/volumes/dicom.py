@@ -130,6 +130,9 @@ def read_dicom_series(
     notes = [f"{len(listing.skipped)} files hold no DICOM image"] if listing.skipped else []
     if tilt > 0.5:
         notes.append(f"slices are sheared by {tilt:.1f} degrees (gantry tilt)")
+    rescaled = ("RescaleIntercept", "ModalityLUTSequence")
+    if chosen.modality == "CT" and not all(any(k in s.header for k in rescaled) for s in slices):
+        notes.append("CT without a rescale: stored values taken as Hounsfield units")
     return Volume(compact(array), affine, chosen.modality or None, metadata, tuple(notes))
 
 
@@ -156,17 +159,30 @@ def _slice(file: Path) -> _Slice:
         ("ImageOrientationPatient", 6),
         ("PixelSpacing", 2),
     ):
-        value = header.get(key)
-        if value is None or len(value) != count:
-            hint = "enhanced (multi-frame) objects keep it elsewhere: convert them first"
-            raise DataError(
-                file,
-                key=key,
-                expected=f"{count} numbers",
-                found="none" if value is None else str(list(value)),
-                hint=hint if int(header.get("NumberOfFrames", 1) or 1) > 1 else "",
-            )
-    return _Slice(file, header, np.asarray(header.ImagePositionPatient, np.float64))
+        numbers = _numbers(header.get(key))
+        if len(numbers) != count or not np.isfinite(numbers).all():
+            expected = f"{count} numbers"
+        elif key == "PixelSpacing" and numbers.min() <= 0:
+            expected = "2 numbers above 0"
+        else:
+            continue
+        hint = "enhanced (multi-frame) objects keep it elsewhere: convert them first"
+        raise DataError(
+            file,
+            key=key,
+            expected=expected,
+            found=str(header.get(key) or "none"),
+            hint=hint if str(header.get("NumberOfFrames") or 1) != "1" else "",
+        )
+    return _Slice(file, header, _numbers(header.ImagePositionPatient))
+
+
+def _numbers(value: Any) -> NDArray[np.float64]:
+    """The numbers of a DICOM value; none where it is absent or is no list of numbers."""
+    try:
+        return np.atleast_1d(np.asarray([] if value is None else value, np.float64))
+    except (TypeError, ValueError):
+        return np.empty(0)
 
 
 def _selected(

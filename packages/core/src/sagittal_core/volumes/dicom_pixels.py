@@ -61,7 +61,7 @@ def grey_values(dataset: Any, file: Path, *, window: bool = False) -> NDArray[An
             file,
             key="PixelData",
             expected="pixels that an installed decoder reads and that fit the header",
-            found=f"{getattr(syntax, 'name', 'no transfer syntax')}: {_first_line(error)}",
+            found=f"{getattr(syntax, 'name', 'no transfer syntax')}: {one_line(error)}",
             hint=_hint(str(syntax)),
         ) from error
     # Integers before the VOI LUT, whose index they are.
@@ -101,7 +101,7 @@ def apply_window(values: NDArray[Any], dataset: Any, file: Path) -> NDArray[Any]
             file,
             key=key,
             expected="a window or table that can be applied",
-            found=_first_line(error),
+            found=one_line(error),
         ) from error
 
 
@@ -136,13 +136,13 @@ def _expect_one_grey_image(dataset: Any, file: Path) -> None:
             expected="an image",
             found=f"none (modality {dataset.get('Modality', 'unknown')})",
         )
-    frames, samples = int(dataset.get("NumberOfFrames", 1) or 1), dataset.get("SamplesPerPixel", 1)
-    if frames != 1:
+    frames, samples = str(dataset.get("NumberOfFrames") or 1), dataset.get("SamplesPerPixel", 1)
+    if frames != "1":
         raise DataError(
             file,
             key="NumberOfFrames",
             expected="1: one file a slice",
-            found=str(frames),
+            found=frames,
             hint="convert enhanced (multi-frame) objects to single frames or NIfTI first",
         )
     if samples != 1 or not str(dataset.get("PhotometricInterpretation", "")).startswith("MONO"):
@@ -164,8 +164,9 @@ def _as_integers(values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+def one_line(error: Exception) -> str:
+    """What an exception says, on one line of at most 200 characters, or its type."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _hint(syntax: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from sagittal_core.errors import DataError
@@ -17,6 +18,7 @@ def read_volume(
     series: str | None = None,
     modality: str | None = None,
     fill_nan: float | None = None,
+    select: Mapping[str, str | float] | None = None,
 ) -> Volume:
     """Read a NIfTI file or a folder of DICOM files.
 
@@ -26,6 +28,7 @@ def read_volume(
         series: SeriesInstanceUID, of a folder with several series.
         modality: of a NIfTI file; a DICOM series tells its own, which must agree.
         fill_nan: of a NIfTI file: value in place of NaN.
+        select: of a DICOM series with several volumes: keywords and values of the slices wanted.
 
     Raises:
         DataError: as :func:`read_nifti` and :func:`read_dicom_series`.
@@ -40,7 +43,7 @@ def read_volume(
             expected="a .nii or .nii.gz file, or a folder of DICOM files",
             found=f"a file in {file.suffix or 'no suffix'}" if file.is_file() else "nothing there",
         )
-    volume = read_dicom_series(file, series=series)
+    volume = read_dicom_series(file, series=series, select=select)
     if modality is not None and volume.modality != modality:
         raise DataError(file, key="Modality", expected=modality, found=str(volume.modality))
     return volume

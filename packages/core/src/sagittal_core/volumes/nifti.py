@@ -56,7 +56,10 @@ def read_nifti(
         raise
     except Exception as error:  # nibabel, zlib and struct raise a dozen different ones
         raise DataError(
-            file, key="image", expected="a readable NIfTI file", found=f"{type(error).__name__}"
+            file,
+            key="image",
+            expected="a readable NIfTI file",
+            found=f"{type(error).__name__}: {error}"[:200],
         ) from error
     affine, notes = _checked_affine(file, header, affine)
     if values.dtype.kind not in "iufb":
@@ -156,7 +159,25 @@ def _checked_affine(
             expected="an invertible affine",
             found=f"columns of lengths {np.round(lengths, 4).tolist()} mm, or nearly parallel ones",
         )
+    if (apart := scale * _apart(header)) > lengths.min():
+        notes.append(f"sform and qform place a voxel up to {apart:.0f} mm apart: sform taken")
     return affine, tuple(notes)
+
+
+def _apart(header: Any) -> float:
+    """Largest distance, over the corners, between where sform and qform place a voxel.
+
+    In the file's units; 0 unless both are set. They may differ slightly: a qform holds no shears.
+    """
+    if "sform_code" not in header or not (int(header["sform_code"]) and int(header["qform_code"])):
+        return 0.0
+    try:
+        gap = header.get_sform() - header.get_qform()
+    except ValueError:  # a quaternion longer than 1; the sform is there
+        return 0.0
+    ends = [(0, int(n) - 1) for n in (*header.get_data_shape(), 1, 1)[:3]]
+    corners = np.stack([*(axis.ravel() for axis in np.meshgrid(*ends)), np.ones(8)])
+    return float(np.linalg.norm((gap @ corners)[:3], axis=0).max())
 
 
 def _finite(file: Path, values: NDArray[Any], fill_nan: float | None) -> Array:

@@ -14,6 +14,7 @@ from sagittal_core.errors import DataError
 from sagittal_core.volumes.dicom_pixels import (
     grey_values,
     has_window,
+    one_line,
     read_dataset,
     window_range,
 )
@@ -102,7 +103,7 @@ def _range(dataset: Any, values: NDArray[Any], file: Path, windowed: bool) -> tu
         bits = int(dataset.BitsStored)
         signed = int(dataset.get("PixelRepresentation", 0)) == 1
         ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        mapped = apply_modality_lut(np.array([ends], np.int32), dataset)
+        mapped = apply_modality_lut(np.array([ends], np.int64), dataset)
         low, high = sorted((mapped.min().item(), mapped.max().item()))
     # A file may hold more than its header says; a table need not be monotonic.
     low, high = min(low, values.min().item()), max(high, values.max().item())
@@ -119,13 +120,23 @@ def _unsigned(values: NDArray[Any]) -> NDArray[np.uint16] | NDArray[np.float32]:
 def _picture(file: Path) -> Radiograph:
     try:
         with Image.open(file) as opened:
+            if (pages := int(getattr(opened, "n_frames", 1))) > 1:
+                raise DataError(file, key="pages", expected="one picture", found=f"{pages} pages")
             opened.load()
             image, turned = ImageOps.exif_transpose(opened), opened.getexif().get(0x0112, 1) != 1
     except FileNotFoundError:
         raise DataError(file, key="path", expected="a picture", found="no such file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DataError:
+        raise
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:
         raise DataError(
-            file, key="image", expected="a readable picture", found=type(error).__name__
+            file, key="image", expected="a readable picture", found=one_line(error)
         ) from error
     pixels: NDArray[Any]
     if image.mode in ("RGB", "RGBA", "LA", "P", "PA", "1"):

@@ -120,6 +120,7 @@ def _load(folder: Path, twin_seed: int | None) -> tuple[Any, nn.Module]:
         )
     try:
         import transformers
+        from safetensors import SafetensorError
     except ImportError:
         raise ConfigError(
             "TextEncoder: transformers is not installed; run"
@@ -145,7 +146,7 @@ def _load(folder: Path, twin_seed: int | None) -> tuple[Any, nn.Module]:
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DataError(
             folder,
             key="weights, tokenizer",

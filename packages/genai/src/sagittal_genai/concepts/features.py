@@ -80,6 +80,8 @@ class Rows:
         for column in ("image", "subject", "split"):
             if column not in index:
                 _refuse(source, column, "a column", ", ".join(map(str, index.columns)))
+            if missing := int(index[column].isna().sum()):
+                _refuse(source, column, "a value in every row", f"none in {missing} rows")
         if codes.shape[0] != len(index):
             _refuse(source, "rows", f"{codes.shape[0]} as the codes", str(len(index)))
         self.codes = codes

@@ -109,6 +109,15 @@ class Findings:
         )
         return Page("What the features respond to", lead, facts, [self.left_out()])
 
+    def cautions(self) -> list[str]:
+        """What the judge's interval does not count."""
+        if not self.judged:
+            return []
+        return [
+            "The judge's intervals are over features as if each were judged on images of its own;"
+            " features share images and names, so the intervals are too narrow."
+        ]
+
     def left_out(self) -> str:
         """Why the other features are not there."""
         said = "; ".join(f"{why}: {n}" for why, n in self.left.items() if n)

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from sagittal_core.llm import LanguageModel, Message, Request, parse
+from sagittal_core.seeds import counter_seed
 from sagittal_genai.concepts.features import spread
 from sagittal_genai.concepts.table import ConceptTable
 from sagittal_genai.concepts.words import TfIdf
 
 # A name much less like the query than the best one would add what was not asked for.
 _NEAR = 0.7
+_LOTS = 100  # random choices
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,12 @@ class Images:
         return np.round(cosine, 9) + 1e-9 * along / max(1e-12, float(along.max(initial=0.0)))
 
     def best(self, scores: NDArray, count: int) -> NDArray[np.int64]:
-        """Places of the images with the best scores, one of a subject if there are enough."""
-        return spread(scores, self.subject, count)
+        """Places of the images with the best scores above 0, one of a subject if there are enough.
+
+        Those with a score of 0 are no candidates: a subject without any better one takes no turn.
+        """
+        found = np.flatnonzero(scores > 0)
+        return found[spread(scores[found], self.subject[found], count)]
 
 
 @dataclass(frozen=True)
@@ -228,7 +234,7 @@ class Precision:
         text: What was asked.
         found: By features.
         metadata: By TF-IDF over the images' own metadata, labels included.
-        base: Share of the images that show it: what a random choice finds.
+        base: By a random choice that spreads over subjects as the other two do.
         features: What the query was understood as.
         outcome: Of the match.
     """
@@ -261,8 +267,11 @@ def evaluate(
     """
     described = TfIdf([table.describe(int(row)) for row in images.first])
     found = []
+    lots: dict[str, list[NDArray[np.int64]]] = {}
     for query in queries:
         there = np.flatnonzero(table.known(query.concept)[images.first])
+        column = table.concepts[query.concept].column
+        lots[column] = lots.get(column) or _at_random(images, there, k)
         shows = np.asarray(table.flags[images.first, query.concept].todense()).ravel() > 0
         match = matcher.match(query.text)
         hits = 0.0
@@ -270,14 +279,28 @@ def evaluate(
             scores = images.scores(match.features, [means[f] for f in match.features])
             hits = _precision(images, scores, shows, there, k)
         baseline = _precision(images, described.scores(query.text), shows, there, k)
-        base = float(shows[there].mean())
+        base = float(np.mean([shows[best].mean() for best in lots[column]]))
         found.append(Precision(query.text, hits, baseline, base, match.features, match.outcome))
     return found
 
 
+def _at_random(images: Images, there: NDArray, k: int) -> list[NDArray[np.int64]]:
+    """Choices of k images by scores that mean nothing, by the rule of the others.
+
+    Not the share of the images that show it: who has many images is chosen from no oftener.
+    """
+    rng = np.random.default_rng(counter_seed(0, "random choice"))
+    chosen = []
+    for _ in range(_LOTS):
+        scores = np.full(len(images.first), -1.0)
+        scores[there] = 1 - rng.random(len(there))
+        chosen.append(images.best(scores, k))
+    return chosen
+
+
 def _precision(images: Images, scores: NDArray, shows: NDArray, there: NDArray, k: int) -> float:
-    """Share of the best k that show it; unknown images cannot be chosen, nor can a score of 0."""
+    """Share of k images that are found and show it; where it is unknown none can be found."""
     allowed = np.full(len(scores), -1.0)
     allowed[there] = scores[there]
     best = images.best(allowed, k)
-    return float((shows[best] & (allowed[best] > 0)).sum() / max(1, len(best)))
+    return float(shows[best].sum() / max(1, min(k, len(there))))

@@ -198,8 +198,37 @@ def _row(raw: Any, entry: Mapping[str, Any], file: Path, number: int) -> NDArray
         ) from None
 
 
+def _organs(frame: pandas.DataFrame, part: Part, organs: Sequence[str]) -> NDArray[np.object_]:
+    """A list of names for each row; None where no column has a value.
+
+    CT and MR are segmented into other organs: in a table of both, those that a scan was not
+    searched for are empty, and count as not there.
+    """
+    flags = np.empty((len(frame), len(organs)))
+    for place, organ in enumerate(organs):
+        try:
+            flags[:, place] = frame[organ].astype("Float64").fillna(np.nan).to_numpy(np.float64)
+        except (TypeError, ValueError):
+            flags[:, place] = -1
+        known = flags[~np.isnan(flags[:, place]), place]
+        if not np.isin(known, (0, 1)).all():
+            found = ", ".join(map(repr, frame[organ].dropna().unique()[:5]))
+            raise DataError(part.file, key=organ, expected="0, 1 or nothing", found=found)
+    lists = np.empty(len(frame), dtype=object)
+    lists[:] = [
+        None
+        if np.isnan(row).all()
+        else [o for o, there in zip(organs, row, strict=True) if there == 1]
+        for row in flags
+    ]
+    return lists
+
+
 def _renamed(frame: pandas.DataFrame, part: Part, organs: Sequence[str]) -> pandas.DataFrame:
-    names = {old: new for old, new in NAMES.items() if old in frame and new not in frame}
+    names: dict[str, str] = {}
+    for old, new in NAMES.items():  # of two columns for one of ours the first is taken
+        if old in frame and new not in frame and new not in names.values():
+            names[old] = new
     frame = frame.rename(columns=names)
     for column in ("scan", *organs):
         if column not in frame:
@@ -223,8 +252,5 @@ def _renamed(frame: pandas.DataFrame, part: Part, organs: Sequence[str]) -> pand
         named = [frame[c].astype(str) for c in ("scan", "orientation", "slice") if c in frame]
         frame["image"] = named[0].str.cat(named[1:], sep="/") if len(named) > 1 else named[0]
     if organs:
-        present = frame[list(organs)].to_numpy().astype(bool)
-        lists = np.empty(len(frame), dtype=object)
-        lists[:] = [[o for o, there in zip(organs, row, strict=True) if there] for row in present]
-        frame = frame.drop(columns=list(organs)).assign(organs=lists)
+        frame = frame.drop(columns=list(organs)).assign(organs=_organs(frame, part, organs))
     return frame.assign(token=np.int32(-1), grid_h=np.int32(1), grid_w=np.int32(1))

@@ -11,7 +11,7 @@ from typing import Any
 
 from sagittal_core.run_folder import write_atomically
 
-VERSION = 4  # of what the measures compute: raise it when a figure may change
+VERSION = 5  # of what the measures compute: raise it when a figure may change
 
 
 class Cache:

@@ -64,7 +64,8 @@ def measure_dense(
         solver: As in :mod:`~sagittal_genai.metrics.probes`.
         track: Shows progress over an iterable.
     """
-    scaled = standardised(x, rows.mask("train"))
+    # SAIL's probes take the embeddings as they are.
+    scaled = x if solver == "sail" else standardised(x, rows.mask("train"))
     found = {}
     for name in track(targets, "dense probes"):
         parts = _parts(rows, name)
@@ -160,19 +161,22 @@ def measure_fidelity(
     mask = rows.mask("test")
     network, tested = network.to(device), torch.from_numpy(x[mask])
     counter = Fidelity(network.W_d.shape[1], len(network.b_e)).to(device)
-    mean = tested.mean(0).to(device) * network.scale
-    errors, spread, active = [], [], []
-    for batch in tested.split(2048):
+    units = torch.from_numpy(sampled.unit).split(2048)
+    sums = torch.zeros(sampled.units, tested.shape[1], dtype=torch.float64)
+    errors, squares, active = [], [], []
+    for batch, unit in zip(tested.split(2048), units, strict=True):
         out = network(batch.to(device))
         counter.update(out.normalised, out.reconstructions[-1], out.codes)
+        rows_in = out.normalised.double().cpu()
         errors.append((out.normalised - out.reconstructions[-1]).double().square().sum(1))
-        spread.append((out.normalised - mean).double().square().sum(1))
+        squares.append(rows_in.square().sum(1))
+        sums.index_add_(0, unit, rows_in)
         offsets = out.codes.to_csr().offsets
         assert offsets is not None
         active.append(offsets.diff().double())
-    error, around, l0 = (torch.cat(part).cpu().numpy() for part in (errors, spread, active))
+    error, square, l0 = (torch.cat(part).cpu().numpy() for part in (errors, squares, active))
     found: dict[str, Any] = {name: float(v) for name, v in counter.compute().items()}
-    found["r2 draws"] = rounded(1 - sampled.ratio(error, around))
+    found["r2 draws"] = rounded(sampled.explained(sums.numpy(), square, error))
     found["l0 draws"] = rounded(sampled.mean(l0))
     return found
 
@@ -234,10 +238,11 @@ def measure_monosemanticity(
     chosen = chosen_by.features[order]
     values = m_of(codes[places], chosen, sets[places], groups, judged.null)
     subject = sampled.unit[np.searchsorted(np.flatnonzero(rows.mask("test")), places)]
-    halves = resampled_m(
-        codes[places], chosen, sets[places], groups, sampled.halves[:, subject], judged.null
-    )
-    # Every feature counts, also one that is hardly active in test: it did not hold up.
+    there, kept = chosen[np.isfinite(values)], sampled.halves[:, subject]
+    halves = resampled_m(codes[places], there, sets[places], groups, kept, judged.null)
+    halves = np.nan_to_num(halves) * (len(there) / max(1, len(chosen)))
+    # Every feature counts, also one that is hardly active in test: it did not hold up, and in no
+    # half either.
     m = float(np.nan_to_num(values).mean()) if len(values) else np.nan
     # A half has fewer rows to choose from: its spread is what is wanted, around the figure itself.
     draws = m + halves - halves.mean() if len(halves) else halves

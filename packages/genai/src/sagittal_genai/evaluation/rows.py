@@ -108,6 +108,7 @@ def read_rows(
     wanted += [name for name in (concepts, age) if name is not None]
     wanted += ["token"] if "token" in store.columns else []
     frame = store.index(list(dict.fromkeys(wanted)))
+    _expect_known(folder, frame)
     _one_split_a_subject(folder, frame)
     kept = (frame["token"] >= 0) == tokens if "token" in frame.columns else not tokens
     kind = np.broadcast_to(np.asarray(kept), len(frame))
@@ -183,6 +184,21 @@ def _thinned(
             what = "patch (token >= 0)" if tokens else "whole-image (token -1)"
             raise ConfigError(f"{folder}: no {what} row has {name} in its column split")
     return np.sort(np.concatenate(parts)).astype(np.int64), available
+
+
+def _expect_known(folder: Path, frame: pandas.DataFrame) -> None:
+    for column in ("split", "subject", "scan"):
+        if missing := int(frame[column].isna().sum()):
+            found = f"none in {missing} of {len(frame)} rows"
+            raise DataError(folder, key=column, expected="a value in every row", found=found)
+    unknown = sorted({str(value) for value in frame["split"].unique()} - set(SPLITS))
+    if unknown:
+        raise DataError(
+            folder,
+            key="split",
+            expected=f"only {', '.join(SPLITS)}",
+            found=", ".join(unknown[:5]),
+        )
 
 
 def _one_split_a_subject(folder: Path, frame: pandas.DataFrame) -> None:

@@ -99,6 +99,7 @@ def _volume(job: Job, scan: Scan, source: VolumeInput) -> tuple[list[Row], Accou
         series=source.series,
         modality=scan.modality,
         fill_nan=source.fill_nan,
+        select=source.select,
     )
     volume, notes = stored.canonical(), list(stored.notes)
     values: NDArray[Any] = volume.array

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -18,6 +19,7 @@ from sagittal_genai.slices.scans import Labels, Refusal, Scan, ScanSource, Volum
 from sagittal_genai.slices.settings import Settings
 from sagittal_genai.slices.split import Split
 
+_END = 4096  # bytes
 # Columns of the index that metadata may not hide.
 RESERVED = (
     "image",
@@ -57,7 +59,8 @@ def make_plan(sources: Sequence[ScanSource], settings: Settings, split: Split) -
         scans += found.scans
         refused += found.refused
     if not scans:
-        raise ConfigError(f"slice: no scan in the sources, {len(refused)} refused")
+        why = f", the first: {refused[0].path}: {refused[0].reason}" if refused else ""
+        raise ConfigError(f"slice: no scan in the sources, {len(refused)} refused{why}")
     twice = [name for name, count in Counter(s.name for s in scans).items() if count > 1]
     if twice:
         raise ConfigError(
@@ -122,13 +125,14 @@ def _organs(scan: Scan) -> list[str]:
 
 
 def _fingerprint(scan: Scan) -> str:
-    """Of what decides a scan's pictures, without where its files lie."""
-    about: list[Any] = [_size(scan.input.path)]
+    """Of what decides a scan's pictures, without where its files lie or when they were copied."""
+    about: list[Any] = [_print(scan.input.path)]
     if isinstance(scan.input, VolumeInput):
         about += [scan.input.frame, scan.input.series, scan.input.fill_nan]
+        about += [scan.input.select] if scan.input.select else []
         for mask in scan.input.masks:
             kind = sorted(mask.classes.items()) if isinstance(mask, Labels) else mask[1:]
-            about += [_size(mask.path), kind]
+            about += [_print(mask.path), kind]
     return _digest(about)
 
 
@@ -136,7 +140,23 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _size(file: Path) -> int:
+def _print(file: Path) -> Any:
+    """Size and checksum of a file, or of each file of a folder.
+
+    An uncompressed NIfTI file, in which a mask may be edited in place, counts as a whole; of others
+    the ends do, where gzip and PNG keep checksums of their own.
+    """
     if file.is_dir():
-        return sum(p.stat().st_size for p in file.rglob("*") if p.is_file())
-    return file.stat().st_size if file.is_file() else -1
+        return [_print(p) for p in sorted(file.rglob("*")) if p.is_file()]
+    if not file.is_file():
+        return -1
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        if file.suffix.lower() == ".nii":
+            crc = 0
+            while block := opened.read(1 << 20):
+                crc = zlib.crc32(block, crc)
+            return [size, crc]
+        crc = zlib.crc32(opened.read(_END))
+        opened.seek(max(0, size - _END))
+        return [size, zlib.crc32(opened.read(_END), crc)]

@@ -8,7 +8,14 @@ from typing import Any
 
 from sagittal_core.errors import DataError
 from sagittal_core.privacy import pseudonym
-from sagittal_genai.slices.scans import Found, RadiographInput, Refusal, Scan, ScanSource
+from sagittal_genai.slices.scans import (
+    SPLITS,
+    Found,
+    RadiographInput,
+    Refusal,
+    Scan,
+    ScanSource,
+)
 
 
 class RadiographTable(ScanSource):
@@ -58,13 +65,16 @@ class RadiographTable(ScanSource):
         """Every row, in the table's order.
 
         Raises:
-            DataError: if the table cannot be read, lacks a column, or names a file twice.
+            DataError: if the table cannot be read, lacks a column, names a file twice, or has
+                another split than train, val and test.
         """
         scans, refused, count = [], [], Counter[str]()
-        for number, row in enumerate(self._rows()[: self.limit]):
-            path = self.images / str(row[self.image])
-            if (identifier := _text(row[self.subject])) is None:
-                refused.append(Refusal(f"row {number}", str(path), f"no {self.subject}"))
+        for number, row in enumerate(self._rows()[: self.limit], 1):
+            file, identifier = _text(row[self.image]), _text(row[self.subject])
+            path = self.images / (file or "")
+            if file is None or identifier is None:
+                missing = self.image if file is None else self.subject
+                refused.append(Refusal(f"row {number}", str(path), f"no {missing}"))
                 continue
             subject = pseudonym(identifier, self.salt)
             name = f"{subject}-{count[subject]:03d}"
@@ -107,8 +117,16 @@ class RadiographTable(ScanSource):
         for name in wanted:
             if name not in table:
                 held = ", ".join(str(c) for c in table.columns)
-                raise DataError(self.table, key=name, expected="a column", found=held)
-        if (twice := table[self.image].duplicated()).any():
+                hint = "columns must be separated by commas" if len(table.columns) == 1 else ""
+                raise DataError(self.table, key=name, expected="a column", found=held, hint=hint)
+        if self.split and (unknown := sorted(set(table[self.split].dropna()) - {*SPLITS, ""})):
+            raise DataError(
+                self.table,
+                key=self.split,
+                expected=f"{', '.join(SPLITS)} or nothing",
+                found=", ".join(unknown[:5]),
+            )
+        if (twice := table[self.image].dropna().duplicated()).any():
             raise DataError(
                 self.table,
                 key=self.image,

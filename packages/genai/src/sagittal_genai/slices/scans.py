@@ -35,6 +35,7 @@ class VolumeInput(NamedTuple):
     frame: int | None = None
     series: str | None = None
     fill_nan: float | None = None
+    select: dict[str, str | float] | None = None
 
 
 class RadiographInput(NamedTuple):

@@ -95,16 +95,18 @@ def _one_each(scans: Sequence[Scan], given: Sequence[str | None]) -> dict[str, s
         if split is None:
             continue
         if split not in SPLITS:
-            raise ConfigError(f"slice: split must be one of {', '.join(SPLITS)}, found {split!r}")
+            raise ConfigError(
+                f"slice: {scan.name}: split must be one of {', '.join(SPLITS)}, found {split!r}"
+            )
         if fixed.setdefault(scan.subject, split) != split:
             raise ConfigError(
                 f"slice: a subject would be in {fixed[scan.subject]} and in {split} (one of its"
-                f" scans: {scan.name}); give all scans of a subject one split"
+                f" scans: {scan.input.path}); give all scans of a subject one split"
             )
     for scan, split in zip(scans, given, strict=True):
         if split is None and scan.subject in fixed:
             raise ConfigError(
                 f"slice: a subject has scans inside and outside {fixed[scan.subject]} (one outside:"
-                f" {scan.name}); give all scans of a subject one split"
+                f" {scan.input.path}); give all scans of a subject one split"
             )
     return fixed

@@ -46,7 +46,10 @@ class TotalSegmentator(ScanSource):
         rows = self._rows()
         scans, refused = [], []
         image = "ct.nii.gz" if self.modality == "CT" else "mri.nii.gz"
-        for row in rows[: self.limit]:
+        for number, row in enumerate(rows[: self.limit], 1):
+            if "image_id" not in row:
+                refused.append(Refusal(f"row {number}", str(self.folder), "no image_id"))
+                continue
             case = str(row.pop("image_id"))
             folder = self.folder / case
             name = safe_name(f"{self.modality.lower()}-{case}")
@@ -88,7 +91,7 @@ class TotalSegmentator(ScanSource):
             )
         table = table.rename(columns=_RENAMED | {"split": _OWN_SPLIT})
         if "sex" in table:
-            table["sex"] = table["sex"].str.upper()
+            table["sex"] = table["sex"].astype("string").str.upper()
         return [
             {str(k): v for k, v in row.items() if not pandas.isna(v)}
             for row in table.to_dict("records")

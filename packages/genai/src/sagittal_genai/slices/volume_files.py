@@ -42,6 +42,7 @@ class VolumeEntry:
         threshold: above which a voxel of a map belongs to its organ, in the file's units.
         frame: of a NIfTI file with several volumes.
         series: SeriesInstanceUID, of a folder with several.
+        select: DICOM keywords and values, of a series with several volumes (EchoNumbers: 1).
         fill_nan: value in place of NaN; without it they are refused.
         metadata: further columns of the index (study_type, sex, age, ...).
     """
@@ -58,6 +59,7 @@ class VolumeEntry:
     threshold: float = 0.5
     frame: int | None = None
     series: str | None = None
+    select: dict[str, str | float] | None = None
     fill_nan: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -148,7 +150,8 @@ def _add(found: Found, entry: VolumeEntry, path: Path) -> None:
         chosen = [one for one in listed if series in (None, one.uid)]
         if len(chosen) != 1:
             kinds = "; ".join(f"{s.uid} ({s.modality}, {len(s.files)} images)" for s in listed)
-            reason = f"expected one series ({series or 'any'}), found {len(chosen)} of: {kinds}"
+            wanted = "one series; set series to one of them" if series is None else series
+            reason = f"expected {wanted}; found {kinds or 'no DICOM image'}"
             found.refused.append(Refusal(safe_name(name or path.name), str(path), reason))
             return
         header = dict(chosen[0].metadata)
@@ -162,7 +165,7 @@ def _add(found: Found, entry: VolumeEntry, path: Path) -> None:
     name = safe_name(name or _stem(path))
     if entry.subject_pattern:
         match = re.search(entry.subject_pattern, str(path))
-        if match is None or not match.groups():
+        if match is None or not match.groups() or match.group(1) is None:
             reason = f"subject_pattern {entry.subject_pattern} finds no group in the path"
             found.refused.append(Refusal(name, str(path), reason))
             return
@@ -174,7 +177,9 @@ def _add(found: Found, entry: VolumeEntry, path: Path) -> None:
             name=name,
             subject=subject or name,
             modality=modality,
-            input=VolumeInput(path, _masks(entry, path), entry.frame, series, entry.fill_nan),
+            input=VolumeInput(
+                path, _masks(entry, path), entry.frame, series, entry.fill_nan, entry.select
+            ),
             split=entry.split,
             metadata=metadata,
         )
