@@ -59,14 +59,21 @@ void tensor_lookup(codebook::Lookup<S> problem, const float* offset, const float
   measure_codes<S><<<grid_size(tiles), kThreads, 0, stream>>>(
       problem.codebook, offset, problem.size, problem.width, margins.tiny, codes);
   check_cuda(cudaGetLastError());
+  int limit = 0;
+  check_cuda(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                    scores.get_device_index()));
+  const int slots = row_slots<S>(problem.width, limit), shared = shared_bytes(slots);
   const unsigned blocks = grid_size((rows + kTile - 1) / kTile);
+  auto find = [&](auto kernel) {
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+    kernel<<<blocks, kThreads, shared, stream>>>(problem, margins, slots, codes, row_bias, found,
+                                                 faults);
+    check_cuda(cudaGetLastError());
+  };
   if (row_bias != nullptr)
-    find_candidates<S, true>
-        <<<blocks, kThreads, 0, stream>>>(problem, margins, codes, row_bias, found, faults);
+    find(find_candidates<S, true>);
   else
-    find_candidates<S, false>
-        <<<blocks, kThreads, 0, stream>>>(problem, margins, codes, row_bias, found, faults);
-  check_cuda(cudaGetLastError());
+    find(find_candidates<S, false>);
   rescore<S><<<grid_size((rows + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
       problem, offset, row_bias, found, score, index, list, list_size);
   check_cuda(cudaGetLastError());

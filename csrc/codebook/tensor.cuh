@@ -11,29 +11,32 @@
 // takes the best, the lowest index among equals. Rows with more than kKept, or whose scores might
 // overflow, are listed for the ordinary kernel.
 //
-// A block owns kTile rows and walks over the codes kTile at a time, kWords 32-bit words of each
-// line a stage, double-buffered; a warp sums 32 x 64 scores. Per block and stage: 2 kTile^2 kDepth
-// Flop on 2 kTile lines of 64 bytes from the second-level cache (32 Flop a byte in float32, 64 in
-// halves), and 8 warps read 6 KB from shared memory each, 96 bytes for a line's word of a warp.
-// csrc/README.md has what follows for an H100.
+// A block owns kTile rows, which stay in shared memory if they fit there, and walks over the codes
+// kTile at a time, kWords 32-bit words of each line a stage, double-buffered; a warp sums 32 x 64
+// scores. Per block and stage: 2 kTile^2 kDepthOf Flop on kTile lines of 64 bytes from the
+// second-level cache (64 Flop a byte in float32, 128 in halves; half of that where the rows do not
+// fit), and 6 KB that each of 8 warps reads from shared memory. csrc/README.md has what follows for
+// an H100.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
 
+#include "../common/device.cuh"
 #include "../common/mma.cuh"
 #include "codebook.cuh"
 
 namespace sagittal {
 namespace codebook {
 
-constexpr int kTile = 128;          // rows and codes of a block
-constexpr int kWords = 16;          // of a line and stage
-constexpr int kLine = kWords + 4;   // in shared memory: no bank conflicts, still aligned
-constexpr int kKept = 8;            // candidates of a row and warp, two of which share a row
-constexpr float kLarge = 0x1p100f;  // products below can't overflow, nor what is added to them
-constexpr float kSlack = 0x1p-20f;  // of what is added to a product
+constexpr int kTile = 128;            // rows and codes of a block
+constexpr int kWords = 16;            // of a line and stage
+constexpr int kLine = kWords + 4;     // in shared memory: no bank conflicts, still aligned
+constexpr int kKept = 8;              // candidates of a row and warp, two of which share a row
+constexpr int kSlot = kTile * kLine;  // words of a stage in shared memory
+constexpr float kLarge = 0x1p100f;    // products below can't overflow, nor what is added to them
+constexpr float kSlack = 0x1p-20f;    // of what is added to a product
 
 template <class S>
 constexpr Numbers32 kNumbers = std::is_same_v<S, float>  ? Numbers32::kTf32
@@ -45,16 +48,15 @@ struct Margins {
   float tiny;     // added to |z| and to |e|
 };
 
-// With u = 2^-23 and D padded dimensions, in units of |z| |e|, by Cauchy and Schwarz:
+// With u = 2^-23 and D dimensions, in units of |z| |e|, by Cauchy and Schwarz:
 // - two TF32 factors are off by 2^-11 each; products of halves are exact;
-// - the tensor cores' sum: each product may be cut, by u of the largest one or of the sum so far,
-// and
-//   so may sums of 4, 8 or 16: 2 D u. (PTX ISA promises "at least single precision"; that sums are
-//   cut at the largest term's last bit is measured, see mma.cuh.)
-// - the float32 sum: D u / 2; what is done to either afterwards: less than 8 u;
+// - the tensor cores' sum: 2 D u. Each product may be cut, by u of the largest one or of the sum so
+//   far, and so may the sums of 4, 8 or 16. (PTX ISA promises "at least single precision"; how sums
+//   are cut is measured, see mma.cuh.)
+// - the float32 sum: D u / 2; what is done to either sum afterwards: less than 8 u;
 // - |z| and |e| themselves: less than D u of them.
-// `tiny` covers numbers below 2^-126, which may count as zero: 2^-126 (sum |z_d| + sum |e_d| + 2
-// D). Also squares that underflow when |z| is taken.
+// `tiny` covers numbers below 2^-126, which may count as zero, and squares that underflow when |z|
+// is taken: 2^-126 (sum |z_d| + sum |e_d| + 2 D).
 template <class S>
 Margins margins_of(int64_t width) {
   const double padded = static_cast<double>(width) + 64, unit = 0x1p-23;
@@ -62,6 +64,19 @@ Margins margins_of(int64_t width) {
   const double product = (factors + 3 * padded * unit) * (1 + 2 * padded * unit);
   return {static_cast<float>(product * 1.0001), static_cast<float>(0x1p-50 * std::sqrt(padded))};
 }
+
+template <class S>
+constexpr int kDepthOf = kWords * 4 / sizeof(S);  // dimensions of a stage
+
+// Stages of the block's rows that stay in shared memory: all of them where `limit` bytes a block
+// allow it, otherwise two, by turns.
+template <class S>
+int row_slots(int64_t width, int64_t limit) {
+  const int64_t depths = width > 0 ? (width + kDepthOf<S> - 1) / kDepthOf<S> : 1;
+  const int64_t room = (limit - 4096) / (4 * kSlot) - 2;  // less the kernel's other arrays, codes
+  return static_cast<int>(depths <= room ? depths : 2);
+}
+inline int shared_bytes(int slots) { return (slots + 2) * kSlot * 4; }
 
 // What a code adds to a product, less and plus its share of the margin.
 struct alignas(8) Bounds {
@@ -139,44 +154,58 @@ __device__ __forceinline__ void to_words(const Pack<S>& pack, uint32_t* words) {
 
 template <class S, bool kRowBias>
 __global__ void __launch_bounds__(kThreads)
-    find_candidates(Lookup<S> p, Margins margins, Codes codes, const float* row_bias,
+    find_candidates(Lookup<S> p, Margins margins, int slots, Codes codes, const float* row_bias,
                     Candidates out, Faults* faults) {
   constexpr int kPack = Pack<S>::kCount, kPacks = kWords / 4;  // packs of one line and stage
   constexpr int kLoads = kTile * kPacks / kThreads;            // packs a thread loads
-  alignas(16) __shared__ uint32_t row_tile[2][kTile * kLine];
-  alignas(16) __shared__ uint32_t code_tile[2][kTile * kLine];
-  __shared__ float length[kTile];           // |z|
-  __shared__ float shared_limit[2][kTile];  // of either half of the codes
+  __shared__ float length[kTile];                              // |z|
+  __shared__ float shared_limit[2][kTile];                     // of either half of the codes
   __shared__ unsigned count[2][kTile];
 
   const int thread = threadIdx.x, lane = thread % 32, g = lane / 4, t = lane % 4;
   const int first_line = thread / 32 % 4 * 32, half = thread / 128;  // of the warp
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTile;
-  const int64_t depths = p.width > 0 ? (p.width + kPacks * kPack - 1) / (kPacks * kPack) : 1;
-  const int64_t stages = (p.size + kTile - 1) / kTile * depths;
+  const int depths = p.width > 0 ? static_cast<int>((p.width - 1) / kDepthOf<S>) + 1 : 1;
+  const bool resident = slots >= depths;
+  uint32_t* const row_tile = reinterpret_cast<uint32_t*>(dynamic_shared());
+  uint32_t* const code_tile = row_tile + slots * kSlot;
+
+  struct Stage {
+    int64_t first_code;
+    int depth, turn;
+  };
+  auto after = [&](const Stage& stage) -> Stage {
+    const bool last = stage.depth + 1 == depths;
+    return {last ? stage.first_code + kTile : stage.first_code, last ? 0 : stage.depth + 1,
+            1 - stage.turn};
+  };
+  auto rows_at = [&](const Stage& stage) {
+    return row_tile + (resident ? stage.depth : stage.turn) * kSlot;
+  };
+  auto needs_rows = [&](const Stage& stage) { return !resident || stage.first_code == 0; };
 
   Pack<S> next_rows[kLoads], next_codes[kLoads];
   float square[kLoads] = {};
-  auto fetch = [&](int64_t stage) {
-    const int64_t first_code = stage / depths * kTile;
+  auto fetch = [&](const Stage& stage) {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       const int item = thread + i * kThreads, line = item / kPacks;
-      const int64_t begin = (stage % depths * kPacks + item % kPacks) * kPack;
-      const int64_t row = first_row + line, code = first_code + line;
-      next_rows[i] = load(p.z + row * p.width, begin, row < p.rows ? p.width : 0, p.aligned);
+      const int64_t begin = (int64_t(stage.depth) * kPacks + item % kPacks) * kPack;
+      const int64_t row = first_row + line, code = stage.first_code + line;
+      if (needs_rows(stage))
+        next_rows[i] = load(p.z + row * p.width, begin, row < p.rows ? p.width : 0, p.aligned);
       next_codes[i] =
           load(p.codebook + code * p.width, begin, code < p.size ? p.width : 0, p.aligned);
     }
   };
-  auto store = [&](int64_t stage) {
+  auto store = [&](const Stage& stage) {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       const int item = thread + i * kThreads, line = item / kPacks;
       const int at = line * kLine + item % kPacks * 4;
-      to_words(next_rows[i], row_tile[stage % 2] + at);
-      to_words(next_codes[i], code_tile[stage % 2] + at);
-      if (stage >= depths) continue;  // the first walk over the rows takes their lengths
+      to_words(next_codes[i], code_tile + stage.turn * kSlot + at);
+      if (needs_rows(stage)) to_words(next_rows[i], rows_at(stage) + at);
+      if (stage.first_code > 0) continue;  // the first walk over the rows takes their lengths
       bool good = true;
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
@@ -185,7 +214,7 @@ __global__ void __launch_bounds__(kThreads)
         square[i] += x * x;
       }
       if (!good) faults->rows = 1;
-      if (stage + 1 < depths) continue;
+      if (stage.depth + 1 < depths) continue;
       square[i] += __shfl_xor_sync(0xffffffffu, square[i], 1);  // kPacks threads have one line
       square[i] += __shfl_xor_sync(0xffffffffu, square[i], 2);
       if (item % kPacks == 0) length[line] = sqrtf(square[i]) + margins.tiny;
@@ -225,8 +254,7 @@ __global__ void __launch_bounds__(kThreads)
     return {*reinterpret_cast<const Pack<float>*>(codes.bounds + code),
             *reinterpret_cast<const Two*>(codes.lengths + code)};
   };
-  // The score of accumulator (m, n, h, c), less and plus its margin; `scale`: the margin for |e|
-  // = 1.
+  // The score of accumulator (m, n, h, c), less and plus its margin, `scale` for |e| = 1.
   auto bounded = [&](int64_t first_code, const Pair& pair, float scale, int m, int n, int h,
                      int c) {
     const float product = sum[m][n][2 * h + c], margin = scale * pair.length.value[c];
@@ -312,13 +340,16 @@ __global__ void __launch_bounds__(kThreads)
         for (int r = 0; r < 4; ++r) sum[m][n][r] = 0;
   };
 
-  fetch(0);
-  store(0);
+  Stage stage = {0, 0, 0};
+  fetch(stage);
+  store(stage);
   __syncthreads();
-  for (int64_t stage = 0; stage < stages; ++stage) {
-    if (stage + 1 < stages) fetch(stage + 1);  // in flight during the products
-    const uint32_t* const rows = row_tile[stage % 2] + (first_line + g) * kLine + t;
-    const uint32_t* const columns = code_tile[stage % 2] + (half * 64 + g) * kLine + t;
+  while (stage.first_code < p.size) {
+    const Stage next = after(stage);
+    const bool more = next.first_code < p.size;
+    if (more) fetch(next);  // in flight during the products
+    const uint32_t* const rows = rows_at(stage) + (first_line + g) * kLine + t;
+    const uint32_t* const columns = code_tile + stage.turn * kSlot + (half * 64 + g) * kLine + t;
 #pragma unroll
     for (int word = 0; word < kWords; word += 8) {
       uint32_t a[2][4];
@@ -334,9 +365,10 @@ __global__ void __launch_bounds__(kThreads)
         for (int m = 0; m < 2; ++m) mma_tile<kNumbers<S>>(sum[m][n], a[m], b);
       }
     }
-    if (stage + 1 < stages) store(stage + 1);  // the other buffer: nobody reads it now
-    if (stage % depths == depths - 1)
-      judge(stage / depths * kTile + half * 64, codes.longest[stage / depths]);
+    if (more) store(next);  // another place: nobody reads it now
+    if (next.depth == 0)
+      judge(stage.first_code + half * 64, codes.longest[stage.first_code / kTile]);
+    stage = next;
     __syncthreads();
   }
   if (thread >= kTile || first_row + thread >= p.rows) return;

@@ -76,10 +76,11 @@ void mma_tile(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 template <Numbers32 kNumbers>
 __device__ __forceinline__ void mma_tile(float (&c)[4], const uint32_t (&a)[4],
                                          const uint32_t (&b)[2]) {
-#define SAGITTAL_MMA(shape)                                                                        \
-  asm("mma.sync.aligned." shape " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                             \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+#define SAGITTAL_MMA(shape)                                                       \
+  asm volatile("mma.sync.aligned." shape                                          \
+               " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                   \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
   if constexpr (kNumbers == Numbers32::kTf32)
     SAGITTAL_MMA("m16n8k8.row.col.f32.tf32.tf32.f32");
   else if constexpr (kNumbers == Numbers32::kHalf)

@@ -53,7 +53,7 @@ void lookup(const void* z, const void* codebook, const void* bias, bool shared, 
 // the ordinary kernel, candidates that reach the limit.
 template <class S>
 void tensor_lookup(const void* z, const void* codebook, const float* bias, bool shared,
-                   int64_t rows, int64_t size, int64_t width, float share, float* scores,
+                   int64_t rows, int64_t size, int64_t width, float share, int room, float* scores,
                    int64_t* indices, int* found, Order order, unsigned seed) {
   const auto* codes = static_cast<const S*>(codebook);
   const float* const row_bias = shared ? nullptr : bias;
@@ -73,13 +73,16 @@ void tensor_lookup(const void* z, const void* codebook, const float* bias, bool 
   cb::Lookup<S> problem = {static_cast<const S*>(z), codes, rows, size, width, aligned};
   cb::Margins margins = cb::margins_of<S>(width);
   margins.product *= share;
+  // As if a block had `room` bytes of shared memory.
+  const int slots = cb::row_slots<S>(width, room);
+  emulator::set_dynamic_shared(cb::shared_bytes(slots));
   const cb::Codes measured = {bounds.data(), lengths.data(), longest.data()};
   const cb::Candidates out = {kept.data(), counts.data(), limits.data()};
   launch({tiles}, {cb::kThreads}, order, seed, cb::measure_codes<S>, codes, offset.data(), size,
          width, margins.tiny, measured);
   launch({blocks}, {cb::kThreads}, order, seed,
          row_bias == nullptr ? cb::find_candidates<S, false> : cb::find_candidates<S, true>,
-         problem, margins, measured, row_bias, out, &faults);
+         problem, margins, slots, measured, row_bias, out, &faults);
   launch({ceil_div(rows, cb::kThreads)}, {cb::kThreads}, order, seed, cb::rescore<S>, problem,
          offset.data(), row_bias, out, scores, indices, listed.data(), &listed_count);
   problem.listed = listed.data();
@@ -193,14 +196,14 @@ extern "C" const char* emulate_lookup(int type, const void* z, const void* codeb
 
 extern "C" const char* emulate_tensor_lookup(int type, const void* z, const void* codebook,
                                              const float* bias, int shared, int64_t rows,
-                                             int64_t size, int64_t width, float share,
+                                             int64_t size, int64_t width, float share, int room,
                                              float* scores, int64_t* indices, int* found, int order,
                                              unsigned seed) {
   using Run = decltype(&tensor_lookup<float>);
   const Run runs[] = {tensor_lookup<float>, nullptr, tensor_lookup<cb::Half>,
                       tensor_lookup<cb::BFloat16>};
   return guarded([&] {
-    runs[type](z, codebook, bias, shared, rows, size, width, share, scores, indices, found,
+    runs[type](z, codebook, bias, shared, rows, size, width, share, room, scores, indices, found,
                static_cast<Order>(order), seed);
   });
 }

@@ -15,6 +15,7 @@ from sagittal_core.ops import reference_codebook as reference
 TYPES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 3}
 ROWS, CODES, WIDTH = 131, 259, 37  # no multiples of a tile; two and three of them
 SHUFFLED, SEED = 2, 7
+H100, LEAST = 227 * 1024, 48 * 1024  # shared memory a block: that GPU's; two stages of rows
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +27,10 @@ def pointer(tensor):
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def lookup(library, order, z, codebook, bias=None, share=None):
+def lookup(library, order, z, codebook, bias=None, share=None, room=H100):
     """Indices, scores, and what was found: three faults, rows left over, candidates.
 
-    ``share``: of the margin; None for the ordinary kernel.
+    ``share``: of the margin, None for the ordinary kernel. ``room``: a block's shared memory.
     """
     scores, indices = torch.full((len(z), 1), torch.nan), torch.full((len(z), 1), -1)
     found = (ctypes.c_int * 5)()
@@ -41,7 +42,7 @@ def lookup(library, order, z, codebook, bias=None, share=None):
         int(bias is not None and bias.dim() == 1),
     ]
     sizes = [ctypes.c_int64(number) for number in numbers]
-    sizes.append(ctypes.c_int64(1) if share is None else ctypes.c_float(share))
+    sizes += [ctypes.c_int64(1)] if share is None else [ctypes.c_float(share), room]
     run = library.emulate_lookup if share is None else library.emulate_tensor_lookup
     out = [pointer(scores), pointer(indices), found]
     error = run(TYPES[z.dtype], *given, *sizes, *out, order, SEED)
@@ -49,10 +50,10 @@ def lookup(library, order, z, codebook, bias=None, share=None):
     return indices, scores, list(found)
 
 
-def same_bits(library, order, z, codebook, bias=None, share=1.0):
+def same_bits(library, order, z, codebook, bias=None, share=1.0, room=H100):
     """Whether both kernels agree; rows left to the ordinary one, candidates of the others."""
     wanted = lookup(library, order, z, codebook, bias)
-    found = lookup(library, order, z, codebook, bias, share)
+    found = lookup(library, order, z, codebook, bias, share, room)
     assert found[2][:3] == wanted[2][:3] == [0, 0, 0]
     scores = found[1].view(torch.int32), wanted[1].view(torch.int32)
     return torch.equal(found[0], wanted[0]) and torch.equal(*scores), *found[2][3:]
@@ -156,9 +157,9 @@ def test_the_margin_is_needed(library, dtype):
     """Without it the tensor cores' own order decides, and these data see that."""
     torch.manual_seed(0)
     # One code in six orders and rows of one number: sums that differ by their roundings only.
-    code = torch.randn(64) * 2.0 ** torch.randint(-6, 7, (64,))
-    codebook = torch.stack([code[torch.randperm(64)] for _ in range(6)]).to(dtype)
-    z = (1000 * torch.rand(40, 1).expand(40, 64)).contiguous().to(dtype)
+    code = torch.randn(512)
+    codebook = torch.stack([code[torch.randperm(512)] for _ in range(6)]).to(dtype)
+    z = (1000 * torch.rand(40, 1).expand(40, 512)).contiguous().to(dtype)
     assert same_bits(library, 0, z, codebook) == (True, 0, 240)
     assert not same_bits(library, 0, z, codebook, share=0)[0]
 
@@ -184,6 +185,14 @@ def test_roundings_that_all_point_one_way(library):
     assert same_bits(library, 0, z, codebook, bias) == (True, 0, 6)
     # |z| counts the other half of the dimensions too: 0.7 of the margin would do, 0.65 would not.
     assert not same_bits(library, 0, z, codebook, bias, share=0.65)[0]
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("width", [96, 97])
+def test_rows_that_do_not_fit_are_read_again(library, order, dtype, width):
+    z, codebook, _ = problem("random", dtype, 20, 150, width * (4 // dtype.itemsize))
+    for room in (LEAST, H100):
+        assert same_bits(library, order, z, codebook, room=room)[:2] == (True, 0)
 
 
 SHAPES = [(0, 3, 5), (1, 1, 1), (3, 2, 0), (2, 129, 16), (129, 17, 64), (5, 130, 100)]
