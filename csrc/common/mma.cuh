@@ -22,6 +22,8 @@ enum class Numbers32 { kTf32, kHalf, kBFloat16 };  // what the words hold
 __device__ __forceinline__ uint32_t to_tf32(float x) {
 #ifdef SAGITTAL_EMULATE
   return (__builtin_bit_cast(uint32_t, x) + 0x1000u) & ~0x1fffu;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return __float_as_uint(x);  // mma_tile traps there
 #else
   uint32_t word;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(word) : "f"(x));
