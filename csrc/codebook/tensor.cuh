@@ -25,45 +25,19 @@
 
 #include "../common/device.cuh"
 #include "../common/mma.cuh"
-#include "codebook.cuh"
+#include "candidates.cuh"
 
 namespace sagittal {
 namespace codebook {
 
-constexpr int kTile = 128;            // rows and codes of a block
 constexpr int kWords = 16;            // of a line and stage
 constexpr int kLine = kWords + 4;     // in shared memory: no bank conflicts, still aligned
-constexpr int kKept = 8;              // candidates of a row and warp, two of which share a row
 constexpr int kSlot = kTile * kLine;  // words of a stage in shared memory
-constexpr float kLarge = 0x1p100f;    // products below can't overflow, nor what is added to them
-constexpr float kSlack = 0x1p-20f;    // of what is added to a product
 
 template <class S>
 constexpr Numbers32 kNumbers = std::is_same_v<S, float>  ? Numbers32::kTf32
                                : std::is_same_v<S, Half> ? Numbers32::kHalf
                                                          : Numbers32::kBFloat16;
-
-struct Margins {
-  float product;  // of |z| |e|
-  float tiny;     // added to |z| and to |e|
-};
-
-// With u = 2^-23 and D dimensions, in units of |z| |e|, by Cauchy and Schwarz:
-// - two TF32 factors are off by 2^-11 each; products of halves are exact;
-// - the tensor cores' sum: 2 D u. Each product may be cut, by u of the largest one or of the sum so
-//   far, and so may the sums of 4, 8 or 16. (PTX ISA promises "at least single precision"; how sums
-//   are cut is measured, see mma.cuh.)
-// - the float32 sum: D u / 2; what is done to either sum afterwards: less than 8 u;
-// - |z| and |e| themselves: less than D u of them.
-// `tiny` covers numbers below 2^-126, which may count as zero, and squares that underflow when |z|
-// is taken: 2^-126 (sum |z_d| + sum |e_d| + 2 D).
-template <class S>
-Margins margins_of(int64_t width) {
-  const double padded = static_cast<double>(width) + 64, unit = 0x1p-23;
-  const double factors = std::is_same_v<S, float> ? 0x1p-10 + 0x1p-20 : 0.0;
-  const double product = (factors + 3 * padded * unit) * (1 + 2 * padded * unit);
-  return {static_cast<float>(product * 1.0001), static_cast<float>(0x1p-50 * std::sqrt(padded))};
-}
 
 template <class S>
 constexpr int kDepthOf = kWords * 4 / sizeof(S);  // dimensions of a stage
@@ -77,63 +51,6 @@ int row_slots(int64_t width, int64_t limit) {
   return static_cast<int>(depths <= room ? depths : 2);
 }
 inline int shared_bytes(int slots) { return (slots + 2) * kSlot * 4; }
-
-// What a code adds to a product, less and plus its share of the margin.
-struct alignas(8) Bounds {
-  float low, high;
-};
-
-// What of the codes does not depend on the row; up to the next multiple of kTile.
-struct Codes {
-  Bounds* bounds;  // -inf for codes that do not exist
-  float* lengths;  // |e|
-  float* longest;  // the largest |e| of each kTile codes
-};
-
-// One block for each kTile codes, one warp a code.
-template <class S>
-__global__ void __launch_bounds__(kThreads)
-    measure_codes(const S* codebook, const float* offset, int64_t size, int64_t width, float tiny,
-                  Codes out) {
-  constexpr int kWarps = kThreads / 32;
-  __shared__ float largest[kWarps];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float top = 0;
-  for (int i = warp; i < kTile; i += kWarps) {
-    const int64_t code = static_cast<int64_t>(blockIdx.x) * kTile + i;
-    float square = 0;
-    for (int64_t d = lane; code < size && d < width; d += 32) {
-      const float x = widen<float>(codebook[code * width + d]);
-      square += x * x;
-    }
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) square += __shfl_xor_sync(0xffffffffu, square, step);
-    const float length = sqrtf(square) + tiny;
-    top = fmaxf(top, length);
-    if (lane > 0) continue;
-    const float add = code < size ? offset[code] : minus_infinity<float>();
-    const float slack = finite(add) ? kSlack * fabsf(add) : 0.0f;
-    out.bounds[code] = {add - slack, add + slack};
-    out.lengths[code] = length;
-  }
-  if (lane == 0) largest[warp] = top;
-  __syncthreads();
-  if (threadIdx.x > 0) return;
-  for (int i = 1; i < kWarps; ++i) top = fmaxf(top, largest[i]);
-  out.longest[blockIdx.x] = top;
-}
-
-// A code that may be the best of a row; `high` is its score plus its margin.
-struct Candidate {
-  float high;
-  int code;
-};
-
-struct Candidates {
-  Candidate* kept;   // (rows, 2, kKept), in no order
-  unsigned* counts;  // (rows, 2): more than kKept if some are missing
-  float* limits;     // (rows)
-};
 
 // 16 bytes of numbers as words for the tensor cores.
 template <class S>
@@ -159,8 +76,8 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kPack = Pack<S>::kCount, kPacks = kWords / 4;  // packs of one line and stage
   constexpr int kLoads = kTile * kPacks / kThreads;            // packs a thread loads
   __shared__ float length[kTile];                              // |z|
-  __shared__ float shared_limit[2][kTile];                     // of either half of the codes
-  __shared__ unsigned count[2][kTile];
+  __shared__ float limits[2][kTile];                           // of either half of the codes
+  __shared__ unsigned counts[2][kTile];
 
   const int thread = threadIdx.x, lane = thread % 32, g = lane / 4, t = lane % 4;
   const int first_line = thread / 32 % 4 * 32, half = thread / 128;  // of the warp
@@ -221,125 +138,14 @@ __global__ void __launch_bounds__(kThreads)
     }
   };
 
-  float sum[2][8][4];  // rows 16 m + .., codes 8 n + .., registers
-  float limit[2][2];   // of rows 16 m + 8 h + g
-  float peak[2][2];    // the most that a candidate reached so far
-#pragma unroll
-  for (int m = 0; m < 2; ++m) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int64_t row = first_row + first_line + 16 * m + 8 * h + g;
-      peak[m][h] = minus_infinity<float>();
-      limit[m][h] = row < p.rows ? minus_infinity<float>() : -minus_infinity<float>();
-    }
-#pragma unroll
-    for (int n = 0; n < 8; ++n)
-#pragma unroll
-      for (int r = 0; r < 4; ++r) sum[m][n][r] = 0;
-  }
   if (thread < kTile) {
-    count[0][thread] = count[1][thread] = 0;
-    shared_limit[0][thread] = shared_limit[1][thread] = minus_infinity<float>();
+    counts[0][thread] = counts[1][thread] = 0;
+    limits[0][thread] = limits[1][thread] = minus_infinity<float>();
   }
-
-  // Of the thread's two codes of eight.
-  struct alignas(8) Two {
-    float value[2];
-  };
-  struct Pair {
-    Pack<float> bounds;
-    Two length;
-  };
-  auto pair_at = [&](int64_t code) -> Pair {
-    return {*reinterpret_cast<const Pack<float>*>(codes.bounds + code),
-            *reinterpret_cast<const Two*>(codes.lengths + code)};
-  };
-  // The score of accumulator (m, n, h, c), less and plus its margin, `scale` for |e| = 1.
-  auto bounded = [&](int64_t first_code, const Pair& pair, float scale, int m, int n, int h,
-                     int c) {
-    const float product = sum[m][n][2 * h + c], margin = scale * pair.length.value[c];
-    Bounds found = {product + pair.bounds.value[2 * c] - margin,
-                    product + pair.bounds.value[2 * c + 1] + margin};
-    if constexpr (kRowBias) {
-      const int64_t row = first_row + first_line + 16 * m + 8 * h + g;
-      const int64_t code = first_code + 8 * n + 2 * t + c;
-      if (row >= p.rows || code >= p.size) return found;
-      const float bias = row_bias[row * p.size + code];
-      if (!(bias < -minus_infinity<float>())) faults->bias = 1;
-      const float slack = finite(bias) ? kSlack * fabsf(bias) : 0.0f;
-      found = {found.low + (bias - slack), found.high + (bias + slack)};
-    }
-    return found;
-  };
-  // Keeps what reaches the limit of the codes from `first_code` on, the warp's half of a tile.
-  auto judge = [&](int64_t first_code, float longest) {
-    float low[2][2], high[2][2], scale[2][2];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int m = i / 2, h = i % 2;
-      low[m][h] = high[m][h] = minus_infinity<float>();
-      scale[m][h] = margins.product * length[first_line + 16 * m + 8 * h + g];
-    }
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      const Pair pair = pair_at(first_code + 8 * n + 2 * t);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int m = i / 4, h = i / 2 % 2;
-        const Bounds found = bounded(first_code, pair, scale[m][h], m, n, h, i % 2);
-        low[m][h] = fmaxf(low[m][h], found.low);
-        high[m][h] = fmaxf(high[m][h], found.high);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int m = i / 2, h = i % 2, line = first_line + 16 * m + 8 * h + g;
-      const int64_t row = first_row + line;
-      float top = low[m][h], reach = high[m][h];
-#pragma unroll
-      for (int step = 1; step < 4; step *= 2) {  // 4 threads have one row
-        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
-        reach = fmaxf(reach, __shfl_xor_sync(0xffffffffu, reach, step));
-      }
-      const bool wild = !(length[line] * longest < kLarge) || top == -minus_infinity<float>();
-      // What the other warp of this row found, now or a little before: a limit all the same.
-      const float other = *static_cast<volatile float*>(&shared_limit[1 - half][line]);
-      limit[m][h] = wild ? -minus_infinity<float>() : fmaxf(fmaxf(limit[m][h], other), top);
-      const bool outdated = limit[m][h] > peak[m][h];  // all candidates so far
-      if (t == 0) {
-        *static_cast<volatile float*>(&shared_limit[half][line]) = limit[m][h];
-        if (wild)  // might overflow
-          count[half][line] = kKept + 1;
-        else if (outdated && limit[m][h] < -minus_infinity<float>())
-          count[half][line] = 0;
-      }
-      __syncwarp();
-      // Above -inf: a row without any candidate gets code 0 and -inf, as it should.
-      const float least = fmaxf(limit[m][h], -3.402823466e38f);
-      if (outdated) peak[m][h] = minus_infinity<float>();
-      if (reach >= least) peak[m][h] = fmaxf(peak[m][h], reach);
-      if (!(high[m][h] >= least) || row >= p.rows) continue;
-#pragma unroll
-      for (int n = 0; n < 8; ++n) {
-        const Pair pair = pair_at(first_code + 8 * n + 2 * t);
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const Bounds found = bounded(first_code, pair, scale[m][h], m, n, h, c);
-          if (!(found.high >= least)) continue;
-          const unsigned slot = atomicAdd(&count[half][line], 1u);
-          const int code = static_cast<int>(first_code) + 8 * n + 2 * t + c;
-          if (slot < kKept) out.kept[(2 * row + half) * kKept + slot] = {found.high, code};
-        }
-      }
-    }
-#pragma unroll
-    for (int m = 0; m < 2; ++m)
-#pragma unroll
-      for (int n = 0; n < 8; ++n)
-#pragma unroll
-        for (int r = 0; r < 4; ++r) sum[m][n][r] = 0;
-  };
-
+  Judge<S, kRowBias> mine = {p,      codes,     row_bias,  out,       faults,     margins.product,
+                             length, limits[0], counts[0], first_row, first_line, half,
+                             g,      t};
+  mine.begin();
   Stage stage = {0, 0, 0};
   fetch(stage);
   store(stage);
@@ -362,19 +168,19 @@ __global__ void __launch_bounds__(kThreads)
       for (int n = 0; n < 8; ++n) {
         const uint32_t b[2] = {columns[8 * n * kLine + word], columns[8 * n * kLine + word + 4]};
 #pragma unroll
-        for (int m = 0; m < 2; ++m) mma_tile<kNumbers<S>>(sum[m][n], a[m], b);
+        for (int m = 0; m < 2; ++m) mma_tile<kNumbers<S>>(mine.sum[m][n], a[m], b);
       }
     }
     if (more) store(next);  // another place: nobody reads it now
     if (next.depth == 0)
-      judge(stage.first_code + half * 64, codes.longest[stage.first_code / kTile]);
+      mine.judge(stage.first_code + half * 64, codes.longest[stage.first_code / kTile]);
     stage = next;
     __syncthreads();
   }
   if (thread >= kTile || first_row + thread >= p.rows) return;
-  out.counts[2 * (first_row + thread)] = count[0][thread];
-  out.counts[2 * (first_row + thread) + 1] = count[1][thread];
-  out.limits[first_row + thread] = fmaxf(shared_limit[0][thread], shared_limit[1][thread]);
+  out.counts[2 * (first_row + thread)] = counts[0][thread];
+  out.counts[2 * (first_row + thread) + 1] = counts[1][thread];
+  out.limits[first_row + thread] = fmaxf(limits[0][thread], limits[1][thread]);
 }
 
 // The ordinary kernel's score of each candidate, and the best; one thread a row. Rows whose
