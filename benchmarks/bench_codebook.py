@@ -2,12 +2,14 @@
 
 Runs alone: ``python benchmarks/bench_codebook.py [--quick]``. Peers that are not installed are left
 out and named. Times are the fastest of interleaved rounds. The error of a lookup is how far, in
-float64, the score of the code it chose lies below the best one, relative to |z| |e| + |e|^2.
+float64, the score of the code it chose lies below the best one, relative to |z| |e| + |e|^2. On a
+GPU the lookup is also timed there, without and with tensor cores.
 """
 
 import harness  # before torch: it sets how idle threads wait
 
 # isort: split
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ from sagittal_core.ops import codebook_lookup, codebook_sums
 
 TILE = 1024  # rows of the tiled peer: its scores stay in the last-level cache
 PEAK = "multiply-add peak"
+CUDA_TYPES = (torch.float32, torch.bfloat16)
 Lookups = dict[str, Callable[[], torch.Tensor]]
 
 
@@ -144,6 +147,50 @@ def measure_several(case: Case, k: int, rounds: int) -> list[harness.Row]:
     return _plain_rows(case, f"lookup k={k}", works, rounds)
 
 
+def measure_cuda(case: Case, dtype: torch.dtype, rounds: int) -> list[harness.Row]:
+    """The lookup on a GPU without and with tensor cores; nothing where there is none."""
+    name = f"CUDA {str(dtype).removeprefix('torch.')}"
+    if not torch.cuda.is_available():
+        print(f"{case.name()}, {name}: not measured (no GPU)")
+        return []
+    z = torch.randn(case.rows, case.width, device="cuda").to(dtype)
+    codebook = torch.randn(case.size, case.width, device="cuda").to(dtype)
+    half = (0.5 * codebook.float().square().sum(1)).to(dtype)
+
+    def lookup(tensor_cores: str) -> torch.Tensor:
+        os.environ["SAGITTAL_TENSOR_CORES"] = tensor_cores
+        return codebook_lookup(z, codebook)[0]
+
+    def addmm(precision: str) -> torch.Tensor:
+        torch.set_float32_matmul_precision(precision)
+        return torch.addmm(half, z, codebook.T, alpha=-1).argmin(1)
+
+    found: Lookups = {
+        "sagittal": lambda: lookup("0"),
+        "sagittal, tensor cores": lambda: lookup("1"),
+        "addmm+argmin": lambda: addmm("highest"),
+    }
+    if dtype == torch.float32:
+        found["addmm+argmin, TF32"] = lambda: addmm("high")
+    before = os.environ.get("SAGITTAL_TENSOR_CORES", "0"), torch.get_float32_matmul_precision()
+    assert torch.equal(lookup("0"), lookup("1"))
+    rows = _plain_rows(case, name, {peer: _waited(work) for peer, work in found.items()}, rounds)
+    for row in rows:
+        row.extra_mb, row.giga = None, 2e-6 * case.rows * case.width * case.size / (row.ms or 1)
+        row.error = shortfall(z.cpu(), codebook.cpu(), found[row.peer]().cpu())
+    os.environ["SAGITTAL_TENSOR_CORES"] = before[0]
+    torch.set_float32_matmul_precision(before[1])
+    return rows
+
+
+def _waited(work: Callable[[], torch.Tensor]) -> harness.Work:
+    def waited() -> None:
+        work()
+        torch.cuda.synchronize()
+
+    return waited
+
+
 def measure_sums(case: Case, rounds: int) -> list[harness.Row]:
     """Counts and sums of the rows of each code."""
     z = torch.randn(case.rows, case.width)
@@ -205,6 +252,10 @@ def main() -> None:
         for case in (c for c in cases if c.sweep is None):
             print_share_of_peak(case, found)
         rows += found
+    on_gpu = [row for dtype in CUDA_TYPES for row in measure_cuda(cases[0], dtype, rounds)]
+    if on_gpu:
+        harness.print_rows(on_gpu)
+    rows += on_gpu
     harness.print_exponents(rows)
     harness.save("bench_codebook", rows, args, machine=machine)
 

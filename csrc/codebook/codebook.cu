@@ -1,17 +1,88 @@
 // codebook_lookup and codebook_sums on CUDA: checks, memory and launches. The kernels are in
-// codebook.cuh.
+// codebook.cuh and tensor.cuh.
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
+#include <string>
 #include <tuple>
+#include <type_traits>
 
 #include "../common/launch.h"
 #include "codebook.cuh"
+#include "tensor.cuh"
 
 namespace sagittal {
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// Whether SAGITTAL_TENSOR_CORES asks for them, which this GPU must then have.
+bool wants_tensor_cores(int device) {
+  const char* const given = std::getenv("SAGITTAL_TENSOR_CORES");
+  const std::string wanted = given == nullptr ? "0" : given;
+  STD_TORCH_CHECK(wanted == "0" || wanted == "1", "SAGITTAL_TENSOR_CORES must be 0 or 1; got ",
+                  wanted);
+  if (wanted == "0") return false;
+  int major = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  STD_TORCH_CHECK(major >= 8, "SAGITTAL_TENSOR_CORES=1 needs compute capability 8.0; this GPU has ",
+                  major, ".x");
+  return true;
+}
+
+// The best code of each row: candidates by tensor cores, then the ordinary kernel's own sums.
+template <class S>
+void tensor_lookup(codebook::Lookup<S> problem, const float* offset, const float* row_bias,
+                   Tensor& scores, Tensor& indices, codebook::Faults* faults, cudaStream_t stream) {
+  using namespace codebook;
+  const int64_t rows = problem.rows, tiles = (problem.size + kTile - 1) / kTile;
+  const Margins margins = margins_of<S>(problem.width);
+  Tensor bounds = torch::stable::new_empty(scores, {tiles * kTile, 2});
+  Tensor lengths = torch::stable::new_empty(scores, {tiles * kTile});
+  Tensor longest = torch::stable::new_empty(scores, {tiles});
+  Tensor limits = torch::stable::new_empty(scores, {rows});
+  Tensor kept = torch::stable::new_empty(indices, {rows, 2, kKept});
+  Tensor counts = torch::stable::new_empty(indices, {rows, 2}, ScalarType::Int);
+  Tensor listed = torch::stable::new_empty(indices, {rows});
+  Tensor listed_count = torch::stable::new_zeros(indices, {1});
+  const Codes codes = {static_cast<Bounds*>(bounds.data_ptr()),
+                       static_cast<float*>(lengths.data_ptr()),
+                       static_cast<float*>(longest.data_ptr())};
+  auto* const list = static_cast<int64_t*>(listed.data_ptr());
+  auto* const list_size = static_cast<unsigned long long*>(listed_count.data_ptr());
+  auto* const score = static_cast<float*>(scores.data_ptr());
+  auto* const index = static_cast<int64_t*>(indices.data_ptr());
+  const Candidates found = {static_cast<Candidate*>(kept.data_ptr()),
+                            static_cast<unsigned*>(counts.data_ptr()),
+                            static_cast<float*>(limits.data_ptr())};
+  measure_codes<S><<<grid_size(tiles), kThreads, 0, stream>>>(
+      problem.codebook, offset, problem.size, problem.width, margins.tiny, codes);
+  check_cuda(cudaGetLastError());
+  int limit = 0;
+  check_cuda(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                    scores.get_device_index()));
+  const int slots = row_slots<S>(problem.width, limit), shared = shared_bytes(slots);
+  const unsigned blocks = grid_size((rows + kTile - 1) / kTile);
+  auto find = [&](auto kernel) {
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+    kernel<<<blocks, kThreads, shared, stream>>>(problem, margins, slots, codes, row_bias, found,
+                                                 faults);
+    check_cuda(cudaGetLastError());
+  };
+  if (row_bias != nullptr)
+    find(find_candidates<S, true>);
+  else
+    find(find_candidates<S, false>);
+  rescore<S><<<grid_size((rows + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
+      problem, offset, row_bias, found, score, index, list, list_size);
+  check_cuda(cudaGetLastError());
+  problem.listed = list;
+  problem.listed_count = list_size;
+  codebook::lookup<float, S, 8, true>
+      <<<blocks, kThreads, 0, stream>>>(problem, offset, row_bias, 1, 0, score, index, faults);
+  check_cuda(cudaGetLastError());
+}
 
 // z and codebook are contiguous, of one dtype, which S stands for.
 template <class T, class S, int kMicro>
@@ -35,7 +106,14 @@ void lookup(const Tensor& z, const Tensor& codebook, const std::optional<Tensor>
                                        size,
                                        width,
                                        is_aligned(z, sizeof(S)) && is_aligned(codebook, sizeof(S))};
-  const int64_t blocks = (rows + 16 * kMicro - 1) / (16 * kMicro);
+  int64_t blocks = (rows + 16 * kMicro - 1) / (16 * kMicro);
+  const bool tensor_cores = wants_tensor_cores(z.get_device_index());
+  if constexpr (std::is_same_v<T, float>) {
+    if (tensor_cores && k == 1 && blocks > 0) {
+      tensor_lookup<S>(problem, offsets, shared ? nullptr : given, scores, indices, faults, stream);
+      blocks = 0;
+    }
+  }
   for (int64_t pass = 0; pass < k && blocks > 0; ++pass) {
     codebook::lookup<T, S, kMicro><<<blocks, codebook::kThreads, 0, stream>>>(
         problem, offsets, shared ? nullptr : given, k, pass, static_cast<T*>(scores.data_ptr()),

@@ -74,6 +74,16 @@ __device__ __forceinline__ T minus_infinity() {
   return -T(1) / T(0);
 }
 
+// a b + c, rounded alike wherever a score is summed.
+template <class T>
+__device__ __forceinline__ T multiply_add(T a, T b, T c) {
+#ifdef SAGITTAL_EMULATE
+  return a * b + c;
+#else
+  return fma(a, b, c);
+#endif
+}
+
 // What went wrong anywhere; every writer writes 1.
 struct Faults {
   int rows, codes, bias;
@@ -108,12 +118,15 @@ struct Lookup {
   const S* z;         // (rows, width)
   const S* codebook;  // (size, width)
   int64_t rows, size, width;
-  bool aligned;  // rows of both begin at multiples of 16 bytes
+  bool aligned;                     // rows of both begin at multiples of 16 bytes
+  const int64_t* listed = nullptr;  // (*listed_count): the only rows to look at, for kListed
+  const unsigned long long* listed_count = nullptr;
 };
 
 // The best code of each row that comes after the one found by the pass before: lower score, or
-// equal score and higher index. k passes give the k best.
-template <class T, class S, int kMicro>
+// equal score and higher index. k passes give the k best. With kListed, only of rows in a list
+// whose length the host does not know: blocks beyond its end do nothing.
+template <class T, class S, int kMicro, bool kListed = false>
 __global__ void __launch_bounds__(kThreads)
     lookup(Lookup<S> p, const T* offset, const T* row_bias, int64_t k, int64_t pass, T* scores,
            int64_t* indices, Faults* faults) {
@@ -131,6 +144,12 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTile;
   const int64_t depths = p.width > 0 ? (p.width + kDepth - 1) / kDepth : 1;
   const int64_t stages = (p.size + kTile - 1) / kTile * depths;
+  const int64_t listed = kListed ? static_cast<int64_t>(*p.listed_count) : 0;
+  if (kListed && first_row >= listed) return;
+  auto row_at = [&](int line) {
+    if (!kListed) return first_row + line;
+    return first_row + line < listed ? p.listed[first_row + line] : p.rows;
+  };
 
   Pack<S> next_rows[kLoads], next_codes[kLoads];
   auto fetch = [&](int64_t stage) {
@@ -139,7 +158,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < kLoads; ++i) {
       const int item = thread + i * kThreads, line = item / kPacks;
       const int64_t begin = depth + item % kPacks * Pack<S>::kCount;
-      const int64_t row = first_row + line, code = first_code + line;
+      const int64_t row = row_at(line), code = first_code + line;
       next_rows[i] = load(p.z + row * p.width, begin, row < p.rows ? p.width : 0, p.aligned);
       next_codes[i] =
           load(p.codebook + code * p.width, begin, code < p.size ? p.width : 0, p.aligned);
@@ -195,14 +214,15 @@ __global__ void __launch_bounds__(kThreads)
       for (int r = 0; r < kMicro; ++r)
 #pragma unroll
         for (int c = 0; c < kMicro; ++c)
-          sum[r][c] += a[r / kVector].value[r % kVector] * b[c / kVector].value[c % kVector];
+          sum[r][c] = multiply_add(a[r / kVector].value[r % kVector],
+                                   b[c / kVector].value[c % kVector], sum[r][c]);
     }
     if (stage + 1 < stages) store(stage + 1);  // the other buffer: nobody reads it now
     if (stage % depths == depths - 1) {
       const int64_t first_code = stage / depths * kTile;
 #pragma unroll
       for (int r = 0; r < kMicro; ++r) {
-        const int64_t row = first_row + place(ty, r);
+        const int64_t row = row_at(place(ty, r));
         const bool filtered = pass > 0 && row < p.rows;
         const T last = filtered ? scores[row * k + pass - 1] : T(0);
         const int64_t last_code = filtered ? indices[row * k + pass - 1] : 0;
@@ -239,7 +259,7 @@ __global__ void __launch_bounds__(kThreads)
         where[r] = code;
       }
     }
-    const int64_t row = first_row + place(ty, r);
+    const int64_t row = row_at(place(ty, r));
     if (tx == 0 && row < p.rows) {
       scores[row * k + pass] = best[r];
       // None is left only where every sum overflowed to NaN; the index must still be one.

@@ -345,6 +345,47 @@ def test_cuda_equals_the_cpu(dtype, shape):
     assert all(torch.equal(a.cpu(), b) for a, b in zip(found, wanted, strict=True))
 
 
+TENSOR_SHAPES = [*SHAPES, (3000, 1500, 64), (500, 300, 700), (70000, 40, 8)]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", TENSOR_SHAPES, ids=str)
+def test_tensor_cores_give_the_same_bits(dtype, shape, monkeypatch):
+    rows, size, width = shape
+    z, codebook = (t.cuda() for t in problem(*shape, dtype))
+    near = codebook[torch.arange(size) % (size // 5 + 1)]  # near ties, a part of them exact
+    near = (near * (1 + 1e-6 * torch.randn(size, width, device="cuda"))).to(dtype)
+    far = (z + 100).to(dtype), (codebook + 100).to(dtype)  # all within the margin
+    cases = [(z, codebook), (z, near), far, (z * 2.0**-20, codebook)]
+    if dtype != torch.float16:
+        cases += [(z * 2.0**62, codebook * 2.0**62), (z * 2.0**-70, codebook * 2.0**-70)]
+    own = torch.randn(rows, size, device="cuda")
+    own[torch.rand_like(own) < 0.3] = -torch.inf
+    for pair in cases:
+        for bias in (None, torch.randn(size, device="cuda"), own):
+            monkeypatch.setenv("SAGITTAL_TENSOR_CORES", "0")
+            wanted = codebook_lookup(*pair, bias)
+            monkeypatch.setenv("SAGITTAL_TENSOR_CORES", "1")
+            found = codebook_lookup(*pair, bias)
+            assert torch.equal(found[0], wanted[0])
+            assert torch.equal(found[1].view(torch.int32), wanted[1].view(torch.int32))
+            assert all(map(torch.equal, found, codebook_lookup(*pair, bias)))
+
+
+@pytest.mark.cuda
+def test_tensor_cores_report_what_is_not_finite(monkeypatch):
+    monkeypatch.setenv("SAGITTAL_TENSOR_CORES", "1")
+    for place, message in enumerate(("z holds NaN", "codebook holds NaN", "bias holds NaN")):
+        tensors = [torch.ones(9, 5), torch.ones(7, 5), torch.zeros(7)]
+        tensors[place].view(-1)[-1] = torch.nan
+        with pytest.raises(RuntimeError, match=message):
+            codebook_lookup(*(t.cuda() for t in tensors))
+    monkeypatch.setenv("SAGITTAL_TENSOR_CORES", "yes")
+    with pytest.raises(RuntimeError, match="SAGITTAL_TENSOR_CORES must be 0 or 1; got yes"):
+        codebook_lookup(*(torch.ones(2, 2, device="cuda") for _ in range(2)))
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_cuda_gives_the_same_bits_twice(dtype):

@@ -31,6 +31,13 @@ def codebook_lookup(
     ``e_j`` for ``z_n`` and ``z_n - e_j`` for the chosen ``e_j``. Indices carry no gradient. Twice
     differentiable.
 
+    With the environment variable ``SAGITTAL_TENSOR_CORES=1`` (default 0, read at every call) tensor
+    cores look for the best code on CUDA if ``k`` is 1 and nothing is float64. They only choose
+    candidates, within a bound of their error; float32 sums decide, so indices and scores are bit
+    for bit those of the ordinary kernel. Where nearly all codes lie within that bound, as when rows
+    and codes are far from the origin, it is slower than that one. Compiled and emulated, never run
+    on a GPU.
+
     Args:
         z: (N, D) float32, float64, float16 or bfloat16; finite.
         codebook: (K, D), K >= 1, any of these dtypes; finite.
@@ -46,7 +53,8 @@ def codebook_lookup(
     Raises:
         TypeError: A dtype is not one of those above.
         ValueError: Shapes do not fit, or ``k`` is not in [1, K].
-        RuntimeError: ``z`` or ``codebook`` holds NaN or infinity, or ``bias`` NaN or +inf.
+        RuntimeError: ``z`` or ``codebook`` holds NaN or infinity, or ``bias`` NaN or +inf; on CUDA
+            also if ``SAGITTAL_TENSOR_CORES`` is neither 0 nor 1, or 1 on a GPU older than 8.0.
     """
     _check_matrix("z", z)
     _check_matrix("codebook", codebook)
