@@ -481,6 +481,20 @@ def test_a_model_names_by_the_likeliest_of_the_concepts_it_is_shown() -> None:
     assert choose_name(model, table, feature([4])) is None
 
 
+def test_long_phrases_have_no_advantage_as_names() -> None:
+    class Repeats(Says):
+        """Gains half a nat by each word of a long phrase, and a whole one by each spleen."""
+
+        def choose(self, messages: Sequence[Message], options: Sequence[str]) -> ChoiceScores:
+            words = np.array([len(option.split()) for option in options])
+            there = np.array([option in messages[0].text for option in options])
+            gain = np.array([1.0 if option == "spleen" else 0.5 for option in options])
+            return ChoiceScores(words * (gain * there - 3), words)
+
+    table = ConceptTable(pandas.DataFrame({"organs": [["spleen", "upper lobe of the lung"]] * 2}))
+    assert choose_name(Repeats(), table, feature([0, 1])) == "spleen"
+
+
 def test_the_sentence_judge_asks_what_sets_these_images_apart() -> None:
     class Encoder:
         """Texts as unit vectors of which of three words they hold."""

@@ -137,7 +137,8 @@ def choose_name(model: LanguageModel, table: ConceptTable, feature: Feature) -> 
     """The concept of the shown rows that a model finds likeliest, given these rows.
 
     A model too small to write a phrase can still say which of several it expects. What each one is
-    worth without any row is subtracted, so that common words have no advantage.
+    worth without any row is subtracted, so that common words have no advantage, and the gain is
+    taken per token: every token of a phrase that stands in the prompt gains from being repeated.
 
     Args:
         model: One that scores given answers, such as LocalModel.
@@ -151,9 +152,9 @@ def choose_name(model: LanguageModel, table: ConceptTable, feature: Feature) -> 
     options = sorted({concept.text for row in rows for concept in table.of(row)})
     if not options:
         return None
-    seen = model.choose(_which([table.describe(row) for row in rows]), options).logprobs
-    blank = model.choose(_which([]), options).logprobs
-    return options[int(np.argmax(np.asarray(seen) - np.asarray(blank)))]
+    seen = model.choose(_which([table.describe(row) for row in rows]), options)
+    blank = model.choose(_which([]), options)
+    return options[int(np.argmax((seen.logprobs - blank.logprobs) / seen.tokens))]
 
 
 def _which(descriptions: Sequence[str]) -> tuple[Message]:
