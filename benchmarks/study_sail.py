@@ -3,12 +3,19 @@
 ``python benchmarks/study_sail.py radiographs --table labels.csv --images FOLDER`` and ``... volumes
 --scans FOLDER`` run the commands that a user types (slice, embed, fit, evaluate, explain) with the
 package's own configs, and gather what they measured in ``results/sail_<part>.json``. Every command
-goes on where it was, so a killed study does too.
+goes on where it was, so a killed study does too. ``--language-model smollm2`` has the
+encoder's features named and judged by a language model, too, in three ways: see ``LANGUAGE``.
 
 Hypothesis: features of the pretrained encoder mean something, those of its randomly initialised
 twin less. Independent units are patients (radiographs) and volumes; the outcome that may fail is
 each measure by which the two should differ. The check that must pass is that names found by rule
 are recognised on held-out images more often than by chance.
+
+Of the volumes three have masks, and organs are in two of them: those of the CT of a trunk are
+learned, those of the MR of another are judged. No third one is left to choose C on, so blocks of
+the training scans do (``choose_on: train``); features are named by images, not by subjects, and
+the names are judged on the other scan. Test has two subjects: figures have no intervals over
+subjects.
 """
 
 from __future__ import annotations
@@ -21,6 +28,7 @@ from typing import Any
 import yaml
 
 from sagittal_core.results import Table, read_results, write_results
+from sagittal_core.store import EmbeddingStore
 from sagittal_genai.cli import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,28 +141,44 @@ def study(part: str, args: argparse.Namespace) -> None:
         if which == "encoder":
             explanation["twin"] = str(out / "explained-twin")
         do("explain", explanation, out / f"explain-{which}.yaml")
-    if args.language_model:  # names by a language model from the metadata, for fewer features
-        explanation |= {"out": str(out / "explained-llm"), "features": 20}
-        explanation["llm"] = {
-            "class_path": "sagittal_core.llm.LocalModel",
-            "init_args": {"path": args.language_model},
-        }
-        do("explain", explanation, out / "explain-llm.yaml")
+    if args.language_model:
+        init = {"path": args.language_model}
+        llm = {"class_path": "sagittal_core.llm.LocalModel", "init_args": init}
+        for way, changes in LANGUAGE.items():
+            asked = {name: _with(value, llm) for name, value in changes.items()}
+            folder = {"out": str(out / f"explained-{way}")}
+            do("explain", explanation | asked | folder, out / f"explain-{way}.yaml")
     gather(part, out, args)
 
 
+# What a language model does: writes names, chooses among the images' concepts, judges the rule's.
+LANGUAGE: dict[str, dict[str, Any]] = {
+    "written": {"llm": "MODEL"},
+    "chosen": {"llm": "MODEL", "naming": "choose"},
+    "judged": {"judge": {"class_path": "ChoiceJudge", "init_args": {"llm": "MODEL"}}},
+}
 NAMED = {
     "explained-encoder": "EfficientNet-Lite0, by rule",
     "explained-twin": "random twin, by rule",
-    "explained-llm": "EfficientNet-Lite0, by language model",
+    "explained-written": "EfficientNet-Lite0, written by {}",
+    "explained-chosen": "EfficientNet-Lite0, chosen by {}",
+    "explained-judged": "EfficientNet-Lite0, by rule, judged by {}",
 }
 
 
-def names_table(out: Path) -> Table:
+def _with(value: Any, llm: dict[str, Any]) -> Any:
+    """The value with the model in its place."""
+    if isinstance(value, dict):
+        return {name: _with(one, llm) for name, one in value.items()}
+    return llm if value == "MODEL" else value
+
+
+def names_table(out: Path, model: str | None) -> Table:
     """How features were named, judged and found, one row a way."""
     rows = []
     for folder, label in NAMED.items():
-        if not (out / folder / "results.json").is_file():
+        asked = folder.removeprefix("explained-") in LANGUAGE
+        if (asked and not model) or not (out / folder / "results.json").is_file():
             continue
         tables = read_results(out / folder / "results.json")["tables"]
         cells = {t: {row[0]: row[1:] for row in tables[t]["rows"]} for t in tables}
@@ -168,7 +192,7 @@ def names_table(out: Path) -> Table:
         chance = cells.get("search", {}).get("random choice")
         rows.append(
             [
-                label,
+                label.format(Path(model or "").stem),
                 f"{outcomes.get('named', 0)} of {sum(outcomes.values())}",
                 *verdicts,
                 found[0] if found else "no query",
@@ -179,10 +203,31 @@ def names_table(out: Path) -> Table:
     return [*columns, "precision@10 of labels as queries", "of a random choice"], rows
 
 
+def scans_table(out: Path) -> Table:
+    """Every volume: whose it is, what it is for, and which organs cover patches of it."""
+    store = EmbeddingStore(out / "embeddings")
+    columns = ["scan", "subject", "modality", "body_part", "split", "image", "organs"]
+    rows = []
+    for scan, of in store.index(columns).groupby("scan", sort=True):
+        first = of.iloc[0]
+        masks = of["organs"].dropna()
+        organs = sorted({str(one) for found in masks for one in found})
+        said = ", ".join(organs) if len(organs) < 4 else f"{len(organs)} organs"
+        known = [first["subject"], first["modality"], first["body_part"], first["split"]]
+        counts = [of["image"].nunique(), len(of)]
+        rows.append([scan, *known, *counts, said or ("none" if len(masks) else "no mask")])
+    named = ["scan", "subject", "modality", "of", "split", "slices", "patches", "organs"]
+    return named, sorted(rows, key=lambda row: ["train", "val", "test"].index(row[4]))
+
+
 def gather(part: str, out: Path, args: argparse.Namespace) -> None:
     """One result file from those of the verbs."""
     evaluated = read_results(out / "evaluation" / "results.json")
-    tables = {"names": names_table(out)}
+    tables = {"names": names_table(out, args.language_model)}
+    n = dict(evaluated["n"])
+    if part == "volumes":
+        tables["scans"] = scans_table(out)
+        n["volumes"] = len(tables["scans"][1])
     for name, content in evaluated["tables"].items():
         slug = re.sub(r"[^a-z0-9.]+", "-", name.lower())
         tables[slug] = (content["columns"], content["rows"])
@@ -192,9 +237,10 @@ def gather(part: str, out: Path, args: argparse.Namespace) -> None:
             tables[name] = (search[name]["columns"], search[name]["rows"])
     write_results(
         ROOT / "results" / f"sail_{part}.json",
-        command=f"python benchmarks/study_sail.py {part} ...",
+        command=f"python benchmarks/study_sail.py {part} ..."
+        + (f" --language-model {args.language_model}" if args.language_model else ""),
         seeds=list(range(args.seeds)),
-        n=evaluated["n"],
+        n=n,
         tables=tables,
     )
     print("\n".join(tables))
@@ -216,7 +262,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--language-model",
-        help="also name 20 features with this model: a folder, a GGUF file or sample data",
+        help="also name and judge with this model: a folder, a GGUF file or sample data (smollm2)",
     )
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("outputs/study_sail"))

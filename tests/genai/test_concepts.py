@@ -27,7 +27,14 @@ from sagittal_genai.concepts.judge import (
     ranking,
     tally,
 )
-from sagittal_genai.concepts.names import phrase, rule_name, same, shared_concepts, wilson
+from sagittal_genai.concepts.names import (
+    choose_name,
+    phrase,
+    rule_name,
+    same,
+    shared_concepts,
+    wilson,
+)
 from sagittal_genai.concepts.retrieval import (
     Images,
     Matcher,
@@ -42,7 +49,7 @@ from sagittal_genai.concepts.words import TfIdf
 def feature(top: Sequence[int], subjects: int | None = None) -> Feature:
     rows = np.array(top)
     found = Top(rows, np.ones(len(rows)), len(rows) if subjects is None else subjects)
-    return Feature(0, 0.1, 1.0, 1.0, found.subjects, 0.5, found, found, found)
+    return Feature(0, 0.1, 1.0, 1.0, found.units, 0.5, found, found, found)
 
 
 def test_missing_lists_are_unknown_and_empty_ones_are_not() -> None:
@@ -129,6 +136,53 @@ def test_a_subject_in_two_splits_is_refused() -> None:
         Rows(csr_matrix((2, 3)), index, "test", "index")
 
 
+def test_images_count_where_subjects_are_too_few() -> None:
+    codes = csr_matrix(np.array([9.0, 8, 7, 6, 5, 1, 1])[:, None])
+    index = pandas.DataFrame(
+        {
+            "image": list("aabcdef"),
+            "subject": ["x"] * 4 + ["y", "y", "z"],
+            "split": ["train"] * 6 + ["test"],
+        }
+    )
+    values, places = np.array([9.0, 8, 7, 6, 5, 1]), np.arange(6)
+    of_subjects = Rows(codes, index, "test", "index").top(values, places, 4)
+    assert of_subjects.rows.tolist() == [0, 2, 4, 5]
+    assert of_subjects.units == 2
+    of_images = Rows(codes, index, "test", "index", "image").top(values, places, 4)
+    assert of_images.rows.tolist() == [0, 2, 3, 4]
+    assert of_images.units == 4
+
+
+def test_rows_that_nothing_is_known_of_are_not_empty_ones() -> None:
+    n = 40
+    known = np.arange(n) % 2 == 0
+    index = pandas.DataFrame(
+        {
+            "image": [f"i{i}" for i in range(n)],
+            "subject": [f"s{i}" for i in range(n)],
+            "split": ["train"] * 30 + ["test"] * 10,
+            "organs": [(["liver"] if i % 4 else []) if known[i] else None for i in range(n)],
+        }
+    )
+    codes = np.ones((n, 1))
+    codes[~known] = 2  # most active where nothing is known
+    codes[::10] = 0
+    table, rows = ConceptTable(index), Rows(csr_matrix(codes), index, "test", "index")
+    (found,), _ = choose(rows, table, 5, max_density=1.0, candidates=15)
+    assert not known[found.top.rows].any()
+    assert known[found.held_out.rows].all()
+    same = choose(
+        Rows(csr_matrix(codes[known]), index[known].reset_index(drop=True), "test", "index"),
+        ConceptTable(index[known].reset_index(drop=True)),
+        5,
+        max_density=1.0,
+    )[0][0]
+    assert found.monosemanticity == same.monosemanticity
+    silent = index.assign(organs=[None] * 30 + [["liver"]] * 10)
+    assert choose(rows, ConceptTable(silent), 5)[0] == []
+
+
 def test_dense_and_rare_features_are_left_out_and_counted() -> None:
     rng = np.random.default_rng(0)
     n = 60
@@ -188,6 +242,13 @@ def test_the_rule_does_not_trust_a_single_subject() -> None:
     table = table_of(20, 50)
     assert evidence(table, range(10), subjects=2) == ["liver"]
     assert evidence(table, range(10), subjects=10) == ["liver", "axial"]
+
+
+def test_the_rule_is_silent_on_what_few_of_the_images_tell() -> None:
+    organs = [["liver"] if i < 16 else None if i < 25 else [] for i in range(100)]
+    table = ConceptTable(pandas.DataFrame({"organs": organs}))
+    assert evidence(table, range(20)) == ["liver"]
+    assert evidence(table, range(21)) == []  # of 21, though all 16 that are known show it
 
 
 def test_a_rules_name_says_things_first_and_is_none_without_evidence() -> None:
@@ -454,6 +515,29 @@ def test_likely_words_have_no_advantage_with_the_judge_by_probabilities() -> Non
     judge = ChoiceJudge(Likes())
     assert judge.rank(case).order[0] == 2
     assert judge.llm.choose([Message("user", "spleen spleen")], case.names).logprobs.argmax() == 0
+
+
+def test_a_model_names_by_the_likeliest_of_the_concepts_it_is_shown() -> None:
+    organs = [["spleen", "liver"], ["spleen"], ["spleen", "leg"], ["eye"], []]
+    table = ConceptTable(pandas.DataFrame({"organs": organs}))
+    model = Likes()
+    # "eye" and "leg" are short and likely anyway; "eye" is not shown and cannot be chosen.
+    assert choose_name(model, table, feature([0, 1, 2])) == "spleen"
+    assert choose_name(model, table, feature([4])) is None
+
+
+def test_long_phrases_have_no_advantage_as_names() -> None:
+    class Repeats(Says):
+        """Gains half a nat by each word of a long phrase, and a whole one by each spleen."""
+
+        def choose(self, messages: Sequence[Message], options: Sequence[str]) -> ChoiceScores:
+            words = np.array([len(option.split()) for option in options])
+            there = np.array([option in messages[0].text for option in options])
+            gain = np.array([1.0 if option == "spleen" else 0.5 for option in options])
+            return ChoiceScores(words * (gain * there - 3), words)
+
+    table = ConceptTable(pandas.DataFrame({"organs": [["spleen", "upper lobe of the lung"]] * 2}))
+    assert choose_name(Repeats(), table, feature([0, 1])) == "spleen"
 
 
 def test_the_sentence_judge_asks_what_sets_these_images_apart() -> None:

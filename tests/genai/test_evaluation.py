@@ -110,6 +110,29 @@ def test_rows_are_thinned_by_the_seed(tmp_path: Path) -> None:
     assert one.identity != other.identity
 
 
+def test_blocks_of_the_training_scans_choose_in_place_of_val(tmp_path: Path) -> None:
+    table = frame().drop(columns="token")
+    # Two training scans, each with two planes of ten images, stored in no order; no val at all.
+    table["split"] = np.repeat(["train", "test"], [40, 20])
+    table["scan"] = table["subject"] = [f"s{row // 20}" for row in range(60)]
+    table["orientation"] = [("axial", "coronal")[row % 2] for row in range(60)]
+    table["image"] = [f"{row % 20 // 2:04d}" for row in range(60)]
+    table = table.sample(frac=1, random_state=0).reset_index(drop=True)
+    rows = read(tmp_path / "s", table, choose_on="train")
+    image = table["image"].to_numpy()[rows.numbers]
+    select, fit = rows.mask("select"), rows.mask("fit")
+    assert sorted(set(image[select])) == ["0002", "0007"]
+    assert select.sum() == 8  # two blocks of a plane, two planes of a scan, two scans
+    assert (rows.split[select] == "train").all()
+    assert (fit ^ select == (rows.split == "train")).all()
+    assert rows.chooser == "blocks of train"
+    _, left = usable_targets(rows, n_min=12, most=9)
+    assert left["view: PA"].endswith("of one class in blocks of train, 4 needed")
+    assert rows.identity != read(tmp_path / "t", table).identity
+    with pytest.raises(DataError, match="image"):
+        read(tmp_path / "u", table.drop(columns="image"), choose_on="train")
+
+
 def test_targets_without_enough_rows_are_listed_with_the_reason(tmp_path: Path) -> None:
     rows = read(tmp_path / "s", frame().drop(columns="token"))
     kept, left = usable_targets(rows, n_min=6, most=3)

@@ -19,7 +19,7 @@ from sagittal_core.store import EmbeddingStore
 from sagittal_genai.evaluation import summary
 from sagittal_genai.evaluation.cache import Cache
 from sagittal_genai.evaluation.page import write_page
-from sagittal_genai.evaluation.rows import Limits, Rows, read_rows, usable_targets
+from sagittal_genai.evaluation.rows import Chooser, Limits, Rows, read_rows, usable_targets
 from sagittal_genai.evaluation.study import Settings, Study
 from sagittal_genai.metrics.probes import Solver
 
@@ -47,6 +47,7 @@ def evaluate(
     pseudo_concepts: bool = False,
     tokens: bool = False,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    choose_on: Chooser = "val",
     n_min: int = 10,
     max_targets: int = 30,
     least_auc: float = 0.55,
@@ -60,8 +61,8 @@ def evaluate(
     """Evaluate sparse autoencoders beside a random encoder; write report.html and results.json.
 
     Fidelity, linear probes with few features, monosemanticity, retrieval, density and stability,
-    with 95 % bootstrap intervals over subjects. C, features and targets are chosen on train and
-    val, figures are of test. The same command again goes on after an interruption.
+    with 95 % bootstrap intervals over subjects. C, features and targets are chosen on val
+    or train, figures are of test. The same command again goes on after an interruption.
 
     Args:
         sources: label of each encoder, with its store and autoencoders.
@@ -73,10 +74,12 @@ def evaluate(
         pseudo_concepts: count the categories' values as concepts in monosemanticity and retrieval.
         tokens: take rows of patches, not those of whole images.
         limits: rows of train, val and test at most, thinned at random.
+        choose_on: val, or train: two in ten blocks of neighbouring images of each training scan,
+            held back from the probes, where scans are too few for a val that holds all concepts.
         n_min: positives and negatives that a target needs in train and in test.
         max_targets: the most balanced targets are taken.
-        least_auc: targets whose dense probe reaches less on val are left out and listed.
-        probe: l2 (C chosen on val) or sail (the published elastic net, slow).
+        least_auc: targets whose dense probe reaches less where C is chosen are left out and listed.
+        probe: l2 (C chosen) or sail (the published elastic net, slow).
         queries: rows that retrieval is asked with.
         correlation: whether to take the mean correlation of features.
         resamples: bootstrap resamples.
@@ -102,6 +105,7 @@ def evaluate(
             tokens=tokens,
             limits=limits,
             seed=seed,
+            choose_on=choose_on,
         )
         for label, store in stores.items()
     }
@@ -118,7 +122,11 @@ def evaluate(
         study = Study(label, stores[label], mine, sets, decided, cache, folder)
         evaluated.append(study.evaluate(source.runs, label == control))
     kept = summary.kept_targets(evaluated, targets, least_auc)
-    left |= {name: f"dense AUROC below {least_auc} on val" for name in targets if name not in kept}
+    left |= {
+        name: f"dense AUROC below {least_auc} on {rows.chooser}"
+        for name in targets
+        if name not in kept
+    }
     for text in write_page(out, evaluated, rows, targets, kept, left, _plain(settings)):
         print(text, flush=True)
     print(f"evaluated in {time.monotonic() - start:.0f} s: {out / 'report.html'}", flush=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from sagittal_core.privacy import command_line, without_paths
 from sagittal_core.results import write_results
 from sagittal_core.seeds import counter_seed
 from sagittal_genai.concepts.explained import Explained, identity, image_index, open_data
-from sagittal_genai.concepts.features import Feature, Rows, choose
+from sagittal_genai.concepts.features import Feature, Rows, Unit, choose
 from sagittal_genai.concepts.findings import Findings, said, write_report
 from sagittal_genai.concepts.gallery import write_gallery
 from sagittal_genai.concepts.journal import Journal, begin
@@ -30,6 +30,7 @@ from sagittal_genai.concepts.judge import Judge, judgement
 from sagittal_genai.concepts.names import (
     Evidence,
     ask_name,
+    choose_name,
     naming_request,
     rule_name,
     shared_concepts,
@@ -39,6 +40,7 @@ from sagittal_genai.concepts.table import ConceptTable
 from sagittal_genai.concepts.thumbnails import Pictures
 
 _GIVE_UP = 5  # answers in a row that did not arrive
+_CHOICES = "the concepts in their images' metadata"
 _BACKGROUND = 100  # held-out images that stand for all of them
 
 
@@ -54,9 +56,11 @@ def explain(
     shown: int = 5,
     min_subjects: int = 10,
     max_density: float = 0.5,
+    unit: Unit = "subject",
     rule_share: float = 0.8,
     rule_lift: float = 1.5,
     llm: LanguageModel | None = None,
+    naming: Literal["write", "choose"] = "write",
     judge: Judge | None = None,
     held_out: str = "test",
     judged_images: int = 5,
@@ -88,9 +92,13 @@ def explain(
         shown: of those, the ones that differ most, to name it by.
         min_subjects: training subjects a feature must be active in.
         max_density: share of training rows above which a feature is left out.
+        unit: what images are taken of in turn, and counted by: subject, or image where subjects
+            are too few for that; names are then worth what the judge says of other subjects.
         rule_share: share of the top rows that must show a concept for the rule to name it.
         rule_lift: how many times as common as among all training rows it must be.
         llm: names features from metadata, and from images if it sees them; default: the rule does.
+        naming: whether the llm writes a phrase, or chooses the likeliest of the concepts in the
+            metadata of the images shown, for small models on disk.
         judge: ranks a feature's name among four others by held-out images; default: no judgement.
         held_out: split for the judge and the search: test or val.
         judged_images: held-out images that the judge sees, and least number for a judgement to be
@@ -115,6 +123,8 @@ def explain(
     sees = (llm is not None and llm.sees_images) or (judge is not None and judge.sees_images)
     if sees and slices is None:
         raise ConfigError("explain: the model sees images, so `slices` must say where they are")
+    if naming == "choose" and (llm is None or type(llm).choose is LanguageModel.choose):
+        raise ConfigError("explain: naming: choose needs an llm that scores given answers")
     if match == "llm" and llm is None:
         raise ConfigError("explain: match: llm needs an llm")
     if autoencoder is not None:
@@ -125,6 +135,8 @@ def explain(
         "features": [features, candidates, shown, min_subjects, max_density],
         "rule": [rule_share, rule_lift],
         "llm": None if llm is None else llm.identity,
+        "naming": naming,
+        "unit": unit,
         "judge": None if judge is None else judge.identity,
         "held_out": [held_out, judged_images],
         "seed": seed,
@@ -134,7 +146,7 @@ def explain(
         for asked_later in (llm, judge):
             if asked_later is not None:
                 stack.callback(asked_later.close)
-        rows = Rows(matrix, index, held_out, store)
+        rows = Rows(matrix, index, held_out, store, unit)
         table = ConceptTable(index, columns, store)
         pictures = None if slices is None else Pictures(slices, index)
         options: dict[str, Any] = {
@@ -156,7 +168,7 @@ def explain(
         dealt, _ = choose(rows.shuffled(seed), table, features, **options)
         lucky = [f for f in dealt if shared_concepts(table, f, base, rule_share, rule_lift)]
         asked = None if llm is None else CachedModel(llm, ReplyCache(out / "replies"))
-        named = _name(out, chosen, evidence, table, asked, pictures, seed)
+        named = _name(out, chosen, evidence, table, asked, naming, pictures, seed)
         judged = _judge(out, chosen, named, table, judge, pictures, rows.held_out, seed)
         found = Findings(
             chosen, left, table, base, evidence, named, judged, (len(lucky), len(dealt))
@@ -175,6 +187,7 @@ def explain(
             out, explained, rows, whole, query_columns, match, encoder, asked, k, twin, seed
         )
         by = "the concepts that their most active images share" if llm is None else llm.name
+        by += f" as the likeliest of {_CHOICES}" if naming == "choose" else ""
         size = write_gallery(
             out / "gallery.html",
             found.page(by, held_out),
@@ -186,7 +199,13 @@ def explain(
         tables = found.tables() | test.tables
         judged_by = "nobody" if judge is None else judge.name
         about = f"Named by {by}; judged by {judged_by}, on images of the {held_out} split."
-        notes = [about, *found.cautions(), *test.notes, found.left_out()]
+        notes = [
+            about,
+            *found.cautions(),
+            *_units(rows, unit),
+            *test.notes,
+            found.left_out(),
+        ]
         write_report(out / "report.html", tables, notes, without_paths(settings))
         write_results(
             out / "results.json",
@@ -210,6 +229,18 @@ def explain(
     )
 
 
+def _units(rows: Rows, unit: str) -> list[str]:
+    """What names are worth that images of a few subjects gave."""
+    if unit == "subject":
+        return []
+    seen, judged = (len(np.unique(rows.subject[some])) for some in (rows.train, rows.held_out))
+    return [
+        f"Images count as units here, though those of one subject resemble each other: a name comes"
+        f" from as few as one of {seen} training subjects. That it holds for others is shown by the"
+        f" judge and the search alone, and for {judged} held-out subjects only."
+    ]
+
+
 def _make_codes(store: Path, codes: Path, autoencoder: Path) -> None:
     from sagittal_core.store import EmbeddingStore
     from sagittal_genai.codes import write_codes
@@ -224,6 +255,7 @@ def _name(
     evidence: Mapping[int, Sequence[Evidence]],
     table: ConceptTable,
     model: LanguageModel | None,
+    naming: str,
     pictures: Pictures | None,
     seed: int,
 ) -> dict[int, dict[str, Any]]:
@@ -236,7 +268,10 @@ def _name(
         rule = rule_name(evidence[feature.number])
         record: dict[str, Any] = {"feature": feature.number, "rule": rule, "name": rule}
         record |= {"source": "rule", "outcome": "ok" if rule else "unnamed", "detail": ""}
-        if model is not None:
+        if model is not None and naming == "choose":
+            name = choose_name(model, table, feature)
+            record |= {"name": name, "source": model.name, "outcome": "ok" if name else "unnamed"}
+        elif model is not None:
             see = pictures.png if model.sees_images and pictures is not None else None
             name, reply = ask_name(model, naming_request(table, feature, see, seed))
             if reply.outcome == "transport":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pandas
 
 
+Unit: TypeAlias = Literal["subject", "image"]
+
+
 @dataclass(frozen=True)
 class Top:
     """Rows that excite a feature most, by activation descending; one of each image.
@@ -26,12 +29,12 @@ class Top:
     Attributes:
         rows: Row numbers in the store, (m,).
         values: Activations, (m,).
-        subjects: Number of distinct subjects among them.
+        units: Number of distinct subjects among them, or of images where these count.
     """
 
     rows: NDArray[np.int64]
     values: NDArray[np.float64]
-    subjects: int
+    units: int
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,19 @@ class Rows:
         index: Metadata, n rows, with ``image``, ``subject`` and ``split``.
         held_out: Split that the judge and the search see.
         source: Where the index comes from, for messages.
+        unit: What rows are taken of in turn and counted by: subjects or images.
 
     Raises:
         DataError: Numbers of rows differ, a column is missing, or a split is empty.
     """
 
     def __init__(
-        self, codes: csr_matrix, index: pandas.DataFrame, held_out: str, source: object
+        self,
+        codes: csr_matrix,
+        index: pandas.DataFrame,
+        held_out: str,
+        source: object,
+        unit: Unit = "subject",
     ) -> None:
         for column in ("image", "subject", "split"):
             if column not in index:
@@ -87,6 +96,7 @@ class Rows:
         self.codes = codes
         self.image = np.unique(index["image"].astype(str), return_inverse=True)[1]
         self.subject = np.unique(index["subject"].astype(str), return_inverse=True)[1]
+        self.unit = self.image if unit == "image" else self.subject
         split = index["split"].astype(str).to_numpy()
         self.train = np.flatnonzero(split == "train")
         self.held_out = np.flatnonzero(split == held_out)
@@ -107,7 +117,7 @@ class Rows:
         return other
 
     def top(self, values: NDArray, rows: NDArray, count: int) -> Top:
-        """The ``count`` images of the largest values, of as many subjects as possible.
+        """The ``count`` images of the largest values, of as many units as possible.
 
         Args:
             values: (a,), positive.
@@ -117,9 +127,9 @@ class Rows:
         # Of an image's tokens, the most active one stands for it.
         order = np.lexsort((rows, -values))
         kept = order[np.sort(np.unique(self.image[rows[order]], return_index=True)[1])]
-        chosen = kept[spread(values[kept], self.subject[rows[kept]], count)]
+        chosen = kept[spread(values[kept], self.unit[rows[kept]], count)]
         found = rows[chosen].astype(np.int64)
-        return Top(found, values[chosen].astype(np.float64), len(np.unique(self.subject[found])))
+        return Top(found, values[chosen].astype(np.float64), len(np.unique(self.unit[found])))
 
 
 def spread(values: NDArray, groups: NDArray, count: int) -> NDArray[np.int64]:
@@ -157,11 +167,14 @@ def choose(
 ) -> tuple[list[Feature], dict[str, int]]:
     """The features of highest monosemanticity among those that can be explained.
 
+    Rows of which the table knows nothing have no part in monosemanticity and are shown to no judge;
+    among a feature's top rows they count, so that it is not named by a few that are known.
+
     Args:
         rows: Codes and who they belong to.
         table: Concepts of all rows.
         count: Features wanted.
-        candidates: Training images of a feature to consider, one of a subject where possible.
+        candidates: Training images of a feature to consider, one of a unit where possible.
         shown: Of them, those to name it by.
         judged: Held-out images of a feature.
         min_subjects: Training subjects that a feature must be active in; all, where there are
@@ -172,13 +185,16 @@ def choose(
     Returns:
         Features by monosemanticity descending, and how many were left out for which reason.
     """
-    train = rows.codes[rows.train]
+    train, told = rows.codes[rows.train], table.told()
+    describable = rows.train[told[rows.train]]
+    if not len(describable):
+        return [], {"there without a training row that any column describes": train.shape[1]}
     needed = min(min_subjects, len(np.unique(rows.subject[rows.train])))
     # What every row shows tells none of them apart.
     telling = np.flatnonzero(table.shares(rows.train)[0] < 1)
-    sets = table.flags[rows.train][:, telling].astype(np.uint8).toarray()
+    sets = table.flags[describable][:, telling].astype(np.uint8).toarray()
     rng = np.random.default_rng(counter_seed(seed, "monosemanticity"))
-    scored = monosemanticity(train, sets, rows.subject[rows.train], rng)
+    scored = monosemanticity(rows.codes[describable], sets, rows.unit[describable], rng)
     columns, held_out = train.tocsc(), rows.codes[rows.held_out].tocsc()
     left = dict(scored.counts)
     left |= {"too dense": 0, f"active in fewer than {needed} subjects": 0, "not wanted": 0}
@@ -199,7 +215,7 @@ def choose(
         else:
             top = rows.top(values, active, candidates)
             part = slice(held_out.indptr[number], held_out.indptr[number + 1])
-            positive = held_out.data[part] > 0
+            positive = (held_out.data[part] > 0) & told[rows.held_out[held_out.indices[part]]]
             others = rows.held_out[held_out.indices[part][positive]]
             found.append(
                 Feature(
@@ -235,8 +251,8 @@ def diverse(rows: Rows, top: Top, count: int) -> Top:
         nearest[taken] = np.inf
         taken.append(int(nearest.argmin()))
     chosen = np.sort(np.array(taken))
-    subjects = len(np.unique(rows.subject[top.rows[chosen]]))
-    return Top(top.rows[chosen], top.values[chosen], subjects)
+    units = len(np.unique(rows.unit[top.rows[chosen]]))
+    return Top(top.rows[chosen], top.values[chosen], units)
 
 
 def _refuse(source: object, key: str, expected: str, found: str) -> None:

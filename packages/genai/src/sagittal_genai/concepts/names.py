@@ -68,7 +68,8 @@ def shared_concepts(
 
     Enriched: ``lift`` times as common as among all training rows, and with the lower end of
     Wilson's interval above that base rate. Rows of one subject are not independent, so n of the
-    interval is the number of subjects.
+    interval is the number of subjects, unless images count. A top row of which a
+    concept is not known counts as one without it.
 
     Args:
         table: Of all rows.
@@ -80,11 +81,13 @@ def shared_concepts(
     Returns:
         The most telling first: by ``share * log(share / base)``.
     """
-    found, known = table.shares(feature.top.rows)
+    rows = feature.top.rows
+    shown = np.asarray(table.flags[rows].sum(0)).ravel() / max(1, len(rows))
+    _, known = table.shares(rows)
     kept = []
-    for place in np.flatnonzero(found >= share):
-        p, q = float(found[place]), float(base[place])
-        n = min(int(known[place]), feature.top.subjects)
+    for place in np.flatnonzero(shown >= share):
+        p, q = float(shown[place]), float(base[place])
+        n = min(int(known[place]), feature.top.units)
         if p >= lift * q and wilson(p * n, n)[0] > q:
             kept.append(Evidence(table.concepts[place], p, q, int(known[place])))
     return sorted(kept, key=lambda e: (-e.share * math.log(e.share / max(e.base, 1e-6)), e.concept))
@@ -128,6 +131,36 @@ def naming_request(
     system = "You name concepts in medical images precisely and briefly."
     messages = (Message("system", system), Message("user", text, pictures))
     return Request(messages, max_tokens=64, temperature=0.3, seed=seed)
+
+
+def choose_name(model: LanguageModel, table: ConceptTable, feature: Feature) -> str | None:
+    """The concept of the shown rows that a model finds likeliest, given these rows.
+
+    A model too small to write a phrase can still say which of several it expects. What each one is
+    worth without any row is subtracted, so that common words have no advantage, and the gain is
+    taken per token: every token of a phrase that stands in the prompt gains from being repeated.
+
+    Args:
+        model: One that scores given answers, such as LocalModel.
+        table: Of all rows.
+        feature: Whose shown rows.
+
+    Returns:
+        None where the rows show no concept at all.
+    """
+    rows = [int(row) for row in feature.shown.rows]
+    options = sorted({concept.text for row in rows for concept in table.of(row)})
+    if not options:
+        return None
+    seen = model.choose(_which([table.describe(row) for row in rows]), options)
+    blank = model.choose(_which([]), options)
+    return options[int(np.argmax((seen.logprobs - blank.logprobs) / seen.tokens))]
+
+
+def _which(descriptions: Sequence[str]) -> tuple[Message]:
+    lines = "".join(f"{i}. {text}\n" for i, text in enumerate(descriptions, 1))
+    text = f"Medical images that share one concept:\n{lines}Which concept do all of them share?"
+    return (Message("user", text),)
 
 
 def ask_name(model: LanguageModel, request: Request) -> tuple[str | None, Reply]:

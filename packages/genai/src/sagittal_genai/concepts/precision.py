@@ -68,7 +68,7 @@ def search_test(
         ConfigError: The twin has no test of the same k, or none of the same queries.
     """
     wanted = COLUMNS if columns is None else columns
-    images = Images(rows.codes, rows.image, rows.held_out, rows.subject)
+    images = Images(rows.codes, rows.image, rows.held_out, rows.unit)
     queries = label_queries(table, images.first, wanted, _LEAST)
     if not queries:
         note = f"No label of {', '.join(wanted)} is shown by {_LEAST} held-out images and missing"
@@ -85,7 +85,7 @@ def search_test(
     found = evaluate(images, table, matcher, means, queries, k)
     saved = {"k": k, "queries": [asdict(one) for one in found]}
     write_atomically(out / "search.json", json.dumps(saved, indent=1))
-    return _tables(found, _twin(twin, k), k, len(images.first), images, seed)
+    return _tables(found, _twin(twin, k), k, rows, images, seed)
 
 
 def _twin(folder: Path | None, k: int) -> dict[str, float]:
@@ -104,7 +104,7 @@ def _tables(
     found: Sequence[Precision],
     twin: dict[str, float],
     k: int,
-    held_out: int,
+    rows: Rows,
     images: Images,
     seed: int,
 ) -> SearchTest:
@@ -119,31 +119,32 @@ def _tables(
         if absent:
             raise ConfigError(f"explain: the twin was not asked for {', '.join(absent[:5])}")
         series["twin's features"] = np.array([twin[one.text] for one in found])
-    rows, differences = [], []
+    lines, differences = [], []
     for name, values in series.items():
-        rows.append([name, _mean(values, seed), len(values)])
+        lines.append([name, _mean(values, seed), len(values)])
         if name != "features" and len(values) > 1:
             gain = paired_bootstrap(ours, values, seed=seed)
             said = f"{gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
             differences.append([f"features - {name}", said, len(values)])
     answered = sum(1 for one in found if one.features)
     columns = [f"precision@{k}, mean and 95 % interval", "queries"]
-    subjects = len(np.unique(images.subject))
+    subjects = len(np.unique(rows.subject[images.first]))
+    few = "one image" if subjects >= k else "as few images as possible"
+    shown = f"of one subject {few} is shown" if rows.unit is rows.subject else "of all of them"
     each = [
         [one.text, f"{one.found:.2f}", f"{one.metadata:.2f}", f"{one.base:.2f}", one.outcome]
         for one in found
     ]
     tables = {
-        "search": (["method", *columns], rows),
+        "search": (["method", *columns], lines),
         "search-differences": (["paired difference", *columns], differences),
         "search-queries": (["query", "features", "metadata", "random", "match"], each),
     }
     notes = [
         f"Search: {len(found)} labels as queries, {answered} of which matched a feature (the others"
-        f" count as nothing found), over {held_out} held-out images of {subjects} subjects; of one"
-        f" subject {'one image' if subjects >= k else 'as few images as possible'} is shown. The"
-        " intervals are over queries. TF-IDF over metadata reads the labels themselves: it says"
-        " what words alone give where labels exist, not what images give."
+        f" count as nothing found), over {len(images.first)} held-out images of {subjects}"
+        f" subjects; {shown}. The intervals are over queries. TF-IDF over metadata reads the labels"
+        " themselves: it says what words alone give where labels exist, not what images give."
     ]
     return SearchTest(tables, notes)
 

@@ -105,6 +105,10 @@ class ConceptTable:
         found = np.asarray(self.flags[rows].sum(0)).ravel().astype(np.float64)
         return found / np.maximum(counts, 1), counts
 
+    def told(self) -> NDArray[np.bool_]:
+        """Rows that have a value in any column, (n,)."""
+        return np.logical_or.reduce(list(self._known.values()))
+
     def known(self, concept: int) -> NDArray[np.bool_]:
         """Rows that have a value in the concept's column, (n,)."""
         return self._known[self.concepts[concept].column]

@@ -1,7 +1,8 @@
 """Everything measured on one store or one autoencoder, as plain values for the cache.
 
-What is chosen (C, features, targets) is chosen on train and val; what is reported is of test. Lists
-named ``draws`` hold a value for each resample of the test subjects, empty with too few subjects.
+What is chosen (C, features, targets) is chosen on train and val, or on train alone; what is
+reported is of test. Lists named ``draws`` hold a value for each resample of the test subjects,
+empty with too few subjects.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def measure_dense(
         track: Shows progress over an iterable.
     """
     # SAIL's probes take the embeddings as they are.
-    scaled = x if solver == "sail" else standardised(x, rows.mask("train"))
+    scaled = x if solver == "sail" else standardised(x, rows.mask("fit"))
     found = {}
     for name in track(targets, "dense probes"):
         parts = _parts(rows, name)
@@ -111,10 +112,10 @@ def measure_probes(
 
 
 def _parts(rows: Rows, name: str) -> tuple[NDArray, NDArray, NDArray]:
-    """Places of the rows with a known label in train, where C is chosen, and in test."""
+    """Places of the rows with a known label: fitted, where C is chosen, and in test."""
     known = rows.targets[name] >= 0
     train, select, test = (
-        np.flatnonzero(known & rows.mask(part)) for part in ("train", "select", "test")
+        np.flatnonzero(known & rows.mask(part)) for part in ("fit", "select", "test")
     )
     return train, select, test
 
@@ -214,7 +215,7 @@ def measure_features(rows: Rows, codes: csr_matrix, correlation: bool) -> dict[s
 def measure_monosemanticity(
     rows: Rows, codes: csr_matrix, sets: NDArray, sampled: Resamples, seed: int
 ) -> dict[str, Any]:
-    """M of the ten best features, chosen on val and judged on test; and as published.
+    """M of the ten best features, chosen where C is and judged on test; and as published.
 
     Args:
         rows: Of the evaluation.
@@ -227,7 +228,8 @@ def measure_monosemanticity(
     for name in ("select", "test"):
         places = np.flatnonzero(rows.mask(name) & rows.labelled)
         if not len(places):
-            return {"missing": f"no row of {name} has concepts"}
+            place = rows.chooser if name == "select" else name
+            return {"missing": f"no row of {place} has concepts"}
         groups, unit = _groups(rows, places)
         rng = np.random.default_rng(counter_seed(seed, "monosemanticity", name))
         judged = monosemanticity(codes[places], sets[places], groups, rng)
@@ -257,7 +259,7 @@ def measure_monosemanticity(
         "concepts": sets.shape[1],
         "rows": len(places),
         "unit": unit,
-        "per unit": {"val": chosen_by.per_group, "test": judged.per_group},
+        "per unit": {rows.chooser: chosen_by.per_group, "test": judged.per_group},
         "left out": judged.counts,
         "judged": len(best),
         "gone in test": int(np.isnan(values).sum()),

@@ -23,8 +23,8 @@ CAPTIONS = {
     " chance, 0.5 is subtracted from both; not defined where the dense probes are at chance.",
     "targets": "AUROC on test rows.",
     "features": "On test rows.",
-    "monosemanticity": "The ten features with the largest M on val, judged on test; as published,"
-    " chosen and judged on the same rows, which favours chance.",
+    "monosemanticity": "The ten features with the largest M where C is chosen, judged on test; as"
+    " published, chosen and judged on the same rows, which favours chance.",
     "retrieval": "Five rows of other subjects, one of each scan. A random encoder agrees with its"
     " own dense space as well; shared concepts tell meaning.",
     "stability": "Decoder rows of features in use, matched between seeds. No interval: the runs are"
@@ -64,7 +64,7 @@ def write_page(
     if targets:
         tables["targets"] = summary.target_table(evaluated, targets, kept)
     tables["features"] = summary.feature_table(evaluated)
-    tables["monosemanticity"] = summary.monosemanticity_table(evaluated)
+    tables["monosemanticity"] = summary.monosemanticity_table(evaluated, rows.chooser)
     tables["retrieval"] = summary.retrieval_table(evaluated)
     if any(one.stability for one in evaluated):
         tables["stability"] = summary.stability_table(evaluated)
@@ -130,7 +130,12 @@ def _notes(
             f"Independent units in test: {subjects}, fewer than {LEAST_SUBJECTS} subjects: there"
             " are no intervals."
         )
-    if not (rows.split == "val").any():
+    if rows.held_back is not None:
+        notes.append(
+            "C, features and targets were chosen on blocks of the training scans, held back from"
+            " the probes: no scan of val was needed. Test holds other scans."
+        )
+    elif not (rows.split == "val").any():
         notes.append("The store has no val rows: C, features and targets were chosen on train.")
     notes.append(f"{len(kept)} targets count, of {len(targets)} probed.")
     for one in evaluated:
@@ -157,8 +162,8 @@ def _notes(
             )
         if found.get("gone in test"):
             notes.append(
-                f"{one.label}: {found['gone in test']} of the ten features chosen on val have"
-                " fewer than five rows in test and count as M = 0."
+                f"{one.label}: {found['gone in test']} of the ten features chosen on"
+                f" {rows.chooser} have fewer than five rows in test and count as M = 0."
             )
         if found.get("left out"):
             reasons = ", ".join(f"{count} {why}" for why, count in found["left out"].items())

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas
@@ -17,6 +18,8 @@ from sagittal_core.seeds import counter_generator
 from sagittal_core.store import EmbeddingStore
 
 SPLITS = ("train", "val", "test")
+Chooser: TypeAlias = Literal["val", "train"]
+BLOCKS, HELD_BACK = 10, (2, 7)  # runs of neighbouring images of a scan's plane, and those held back
 AGES = ((0.0, 40.0, "< 40"), (40.0, 60.0, "40-60"), (60.0, 80.0, "60-80"), (80.0, 1e9, ">= 80"))
 
 
@@ -50,6 +53,7 @@ class Rows:
         targets: Name to (n,) int8: 1 yes, 0 no, -1 unknown.
         categories: Every value of a categorical column to (n,) uint8.
         available: Rows of each split before thinning.
+        held_back: (n,) bool: training rows that choose and are not fitted; None: val chooses.
         identity: Hash of all of this.
     """
 
@@ -63,13 +67,30 @@ class Rows:
     targets: dict[str, NDArray[np.int8]]
     categories: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     available: dict[str, int] = field(default_factory=dict)
+    held_back: NDArray[np.bool_] | None = None
     identity: str = ""
 
     def mask(self, name: str) -> NDArray[np.bool_]:
-        """(n,) bool of a split; ``"select"`` is val, or train where there is no val."""
+        """(n,) bool of a split, of ``"fit"`` (what is fitted) or ``"select"`` (what chooses).
+
+        Without rows held back ``"fit"`` is train, and ``"select"`` is val, or train where there is
+        no val.
+        """
+        if name == "fit":
+            train = self.split == "train"
+            return train if self.held_back is None else train & ~self.held_back
         if name == "select":
+            if self.held_back is not None:
+                return self.held_back
             name = "val" if (self.split == "val").any() else "train"
         return self.split == name
+
+    @property
+    def chooser(self) -> str:
+        """Where C, features and targets are chosen, in words."""
+        if self.held_back is not None:
+            return "blocks of train"
+        return "val" if (self.split == "val").any() else "train"
 
     def counts(self, name: str) -> tuple[int, int]:
         """Rows and subjects of a split."""
@@ -87,6 +108,7 @@ def read_rows(
     tokens: bool,
     limits: Limits,
     seed: int,
+    choose_on: Chooser = "val",
 ) -> Rows:
     """Read the index of a store and choose its rows.
 
@@ -99,6 +121,8 @@ def read_rows(
         tokens: Whether rows of patches are taken (token >= 0), or those of whole images.
         limits: Rows of a split at most.
         seed: Of the thinning.
+        choose_on: ``"train"`` holds back two in ten blocks of neighbouring images of each training
+            scan and plane, which then choose in place of val.
 
     Raises:
         DataError: A column is missing or not what it should be, or a subject is in two splits.
@@ -107,6 +131,8 @@ def read_rows(
     wanted = ["split", "subject", "scan", *categories]
     wanted += [name for name in (concepts, age) if name is not None]
     wanted += ["token"] if "token" in store.columns else []
+    if choose_on == "train":
+        wanted += ["image", *(name for name in ("orientation",) if name in store.columns)]
     frame = store.index(list(dict.fromkeys(wanted)))
     _expect_known(folder, frame)
     _one_split_a_subject(folder, frame)
@@ -132,8 +158,28 @@ def read_rows(
         part[name].astype(str).to_numpy() for name in ("split", "subject", "scan")
     )
     rows = Rows(numbers, split, subject, scan, names, sets, labelled, targets, values, available)
+    if choose_on == "train":
+        rows.held_back = held_back(part) & (split == "train")
     rows.identity = _identity(rows)
     return rows
+
+
+def held_back(part: pandas.DataFrame) -> NDArray[np.bool_]:
+    """Rows of every third and eighth of ten blocks of a scan's images, plane by plane, (n,) bool.
+
+    Images of a scan are in order of their names, as ``slice`` numbers them, and a block is a run of
+    them, so that neighbours are on the same side but at its ends; where a plane has fewer than ten,
+    the count of blocks goes on with the next one. They are still of one scan: what they choose fits
+    that scan, and only another scan can judge it.
+    """
+    names = [name for name in ("scan", "orientation") if name in part]
+    block, first = np.zeros(len(part), dtype=np.int64), 0
+    for _, group in part.groupby(names, dropna=False):
+        images, place = np.unique(group["image"].astype(str), return_inverse=True)
+        length = -(-len(images) // BLOCKS)
+        block[group.index.to_numpy()] = first + place // length
+        first += -(-len(images) // length)
+    return np.isin(block % BLOCKS, HELD_BACK)
 
 
 def usable_targets(rows: Rows, n_min: int, most: int) -> tuple[list[str], dict[str, str]]:
@@ -141,8 +187,8 @@ def usable_targets(rows: Rows, n_min: int, most: int) -> tuple[list[str], dict[s
 
     Args:
         rows: Of the evaluation.
-        n_min: Positives and negatives needed in train and in test, and a third of it where C is
-            chosen (val).
+        n_min: Positives and negatives needed in what is fitted and in test, and a third of it where
+            C is chosen.
         most: Targets at most: the most balanced ones in train.
 
     Returns:
@@ -151,14 +197,14 @@ def usable_targets(rows: Rows, n_min: int, most: int) -> tuple[list[str], dict[s
     left: dict[str, str] = {}
     rarest: dict[str, int] = {}
     for name, truth in rows.targets.items():
-        for part, needed in (("train", n_min), ("select", -(-n_min // 3)), ("test", n_min)):
+        for part, needed in (("fit", n_min), ("select", -(-n_min // 3)), ("test", n_min)):
             here = truth[rows.mask(part)]
             fewest = int(min((here == 1).sum(), (here == 0).sum()))
             if fewest < needed:
-                place = part if part != "select" else "val"
+                place = {"fit": "train", "select": rows.chooser}.get(part, part)
                 left[name] = f"{fewest} of one class in {place}, {needed} needed"
                 break
-            if part == "train":
+            if part == "fit":
                 rarest[name] = fewest
     fit = [name for name in rows.targets if name not in left]
     first = set(sorted(fit, key=lambda name: -rarest[name])[:most])
@@ -269,6 +315,8 @@ def _identity(rows: Rows) -> str:
         digest.update(np.ascontiguousarray(array).tobytes())
     for texts in (rows.split, rows.subject, rows.scan, rows.concepts, rows.categories):
         digest.update("\0".join(texts).encode())
+    if rows.held_back is not None:
+        digest.update(np.packbits(rows.held_back).tobytes())
     for name, truth in rows.targets.items():
         digest.update(name.encode() + truth.tobytes())
     return digest.hexdigest()

@@ -253,11 +253,11 @@ def feature_table(evaluated: Sequence[Evaluated]) -> Table:
     return columns, body
 
 
-def monosemanticity_table(evaluated: Sequence[Evaluated]) -> Table:
+def monosemanticity_table(evaluated: Sequence[Evaluated], chooser: str = "val") -> Table:
     """M of every run."""
     columns = [
         "label",
-        "M of 10, chosen on val",
+        f"M of 10, chosen on {chooser}",
         "M of 10, as published",
         "median M",
         "judged",
