@@ -126,7 +126,8 @@ def test_bad_input_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixt
         ("table.csv", "one of text"),
         ("table.parquet", "a readable table"),
         ("table.json", ".parquet"),
-        ("missing.csv", "a readable table"),
+        ("missing.csv", "no such file"),
+        ("missing", "no such file"),
     ):
         assert label(tmp_path / name, "--out", tmp_path / "out") == 2
         assert words in capsys.readouterr().err

@@ -142,6 +142,10 @@ def _rows(file: Path, columns: Sequence[str], key: str | None) -> list[tuple[str
     """Key and texts of every row; a cell without text is empty."""
     import pandas
 
+    if not file.exists():
+        raise DataError(
+            file, key="source", expected="a table, or a folder of .txt files", found="no such file"
+        )
     if not file.name.endswith(_TABLES):
         expected = f"a folder, or a file {', '.join(_TABLES)}"
         raise DataError(file, key="source", expected=expected, found=file.suffix or "no suffix")
