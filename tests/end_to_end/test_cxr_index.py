@@ -19,7 +19,6 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cxr"))
 
-import dicom_files
 import published
 
 from sagittal_core.errors import ConfigError, DataError
@@ -401,8 +400,8 @@ def test_another_part_of_the_body_is_noted(tmp_path: Path) -> None:
     pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     for name, part in (("hand", "HAND"), ("chest", "CHEST"), ("odd", None)):
         tags = {} if part is None else {"BodyPartExamined": part}
-        scan = dicom_files.dataset(pixels, "DX", **tags)
-        dicom_files.save(scan, root / f"{name}.dcm")
+        scan = published.dataset(pixels, "DX", **tags)
+        published.save(scan, root / f"{name}.dcm")
     options = {"table": "t.csv", "report": "report"}
     settings["datasets"] = [{"name": "o", "reader": "table", "root": str(root), "options": options}]
     for check in ("header", "pixels"):

@@ -101,7 +101,7 @@ def read_table(
         if file.suffix == ".parquet":
             frame = _as_text(pandas.read_parquet(file))
         elif positions is None:
-            _expect_no_surplus(file)
+            expect_no_surplus(file)
             wanted = {*columns, *optional}
             frame = pandas.read_csv(
                 file, dtype=str, keep_default_na=False, usecols=lambda name: name in wanted
@@ -140,7 +140,7 @@ def read_table(
     return frame[[*columns, *(name for name in optional if name not in columns)]]
 
 
-def _expect_no_surplus(file: Path) -> None:
+def expect_no_surplus(file: Path) -> None:
     """Refuse a row with more cells than the header, as a text with bare commas makes.
 
     pandas would cut the text off at the comma, or take the first columns for the names of rows if
