@@ -99,6 +99,21 @@ def test_unknown_verb(toy_main: Main, capsys: pytest.CaptureFixture[str]) -> Non
     assert "repeat" in capsys.readouterr().out
 
 
+def test_an_option_that_there_is_none_of_is_named(
+    toy_main: Main, config: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import toy
+
+    for word in ("--tines", "--tines=3"):
+        assert toy.run(["repeat", word, "3"]) == 2
+        said = capsys.readouterr().err
+        assert "unknown option --tines" in said
+        assert "did you mean --times?" in said
+    Path("file.txt").write_text("ab")
+    assert toy.run(["repeat", "file.txt", "--times", "3"]) == 0
+    assert capsys.readouterr().out.strip() == "ababab"
+
+
 LIGHT = """
 import sys
 sys.path.insert(0, {here!r})

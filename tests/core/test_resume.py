@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from sagittal_core.callbacks import AtomicCheckpointIO, read_checkpoint
+from sagittal_core.callbacks import AtomicCheckpointIO, read_checkpoint, total_steps
 from sagittal_core.errors import ConfigError
 from sagittal_core.run_folder import RunFinished, RunFolder, config_hash, find_run, open_run
 from sagittal_core.run_logger import RunLogger
@@ -254,3 +257,21 @@ def test_two_processes_equal_one_with_twice_the_batch(toy: Toy, config: dict) ->
         for d in ("runs", "one")
     ]
     torch.testing.assert_close(*states, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_to_come_are_those_of_epochs_like_this_one() -> None:
+    def trainer(epoch: int, step: int, ready: int, batches: float, **changes: object) -> Any:
+        progress = SimpleNamespace(current=SimpleNamespace(ready=ready))
+        known = {"max_epochs": 3, "max_steps": -1, "accumulate_grad_batches": 1} | changes
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+        given = {"current_epoch": epoch, "global_step": step, "num_training_batches": batches}
+        return SimpleNamespace(fit_loop=loop, **known, **given)
+
+    # Four batches in the first of three epochs, one in the others.
+    assert total_steps(trainer(0, 1, 1, 4)) == 12
+    assert total_steps(trainer(1, 5, 1, 1)) == 6
+    assert total_steps(trainer(2, 6, 1, 1)) == 6
+    assert total_steps(trainer(0, 1, 2, 5, accumulate_grad_batches=2)) == 9
+    assert total_steps(trainer(0, 1, 1, 4, max_steps=5)) == 5
+    assert total_steps(trainer(0, 1, 1, 4, max_steps=5, max_epochs=-1)) == 5
+    assert total_steps(trainer(0, 1, 1, math.inf)) == math.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,8 +99,11 @@ def test_a_table_with_a_column_a_finding(tmp_path: Path) -> None:
 
 def test_tables_contradicting_their_options_are_refused(tmp_path: Path) -> None:
     published.write(tmp_path / "t.csv", "image,patient,l,s\na,1,Mass,new\n")
-    with pytest.raises(DataError, match=r"expected: Edema[\s\S]*found:    Mass"):
+    said = r"t\.csv[\s\S]*expected: Edema, or No Finding[\s\S]*found:    Mass in row 0"
+    with pytest.raises(DataError, match=said):
         read("table", tmp_path, table="t.csv", labels="l", names=["Edema"])
+    with pytest.raises(DataError, match="'Mass' in row 0"):
+        read("table", tmp_path, table="t.csv", label_columns={"l": "Edema"})
     with pytest.raises(DataError, match=r"key:      split[\s\S]*'new'"):
         read("table", tmp_path, table="t.csv", split="s")
     with pytest.raises(DataError, match=r"key:      age"):
@@ -108,6 +112,29 @@ def test_tables_contradicting_their_options_are_refused(tmp_path: Path) -> None:
         read("table", tmp_path, table="t.csv", report="l", findings="l")
     with pytest.raises(DataError, match="no such file"):
         read("table", tmp_path, table="u.csv")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zip"])
+def test_a_text_with_bare_commas_is_not_cut_off(suffix: str, tmp_path: Path) -> None:
+    text = 'image,patient,report\na,1,"FINDINGS: clear, and dry."\nb,2,FINDINGS: clear, and wet.\n'
+    file = tmp_path / f"t.csv{suffix}"
+    if suffix == ".zip":
+        with zipfile.ZipFile(file, "w") as packed:
+            packed.writestr("t.csv", text)
+    else:
+        published.write(file, text)
+    with pytest.raises(DataError) as caught:
+        read("table", tmp_path, table=file.name, report="report")
+    error = caught.value
+    assert (error.key, error.file) == ("line 3", str(file))
+    assert (error.expected, error.found) == ("3 cells, as in the header", "4 cells")
+    published.write(tmp_path / "u.csv", "image,patient,report\na,1,FINDINGS: clear.,\n")
+    with pytest.raises(DataError, match="line 2"):
+        read("table", tmp_path, table="u.csv", report="report")
+    for name in ("v.csv.gz", "v.csv.zip"):
+        (tmp_path / name).write_bytes(b"not packed")
+        with pytest.raises(DataError, match="key:      table"):
+            read("table", tmp_path, table=name)
 
 
 def test_options_and_names_are_checked() -> None:

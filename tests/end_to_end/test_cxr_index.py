@@ -376,6 +376,45 @@ def test_damaged_indices_are_named(tmp_path: Path) -> None:
         RadiographIndex(out)
 
 
+def test_damaged_descriptions_stop_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config("index_nih", tmp_path)
+    assert index(settings, tmp_path) == 0
+    for name, hint in (("index.json", "remove this file"), ("settings.json", "remove this folder")):
+        (tmp_path / "out" / name).write_text("{")
+        assert index(settings, tmp_path) == 2
+        said = capsys.readouterr().err
+        assert f"cannot use {tmp_path / 'out' / name}" in said
+        assert hint in said
+        if name == "index.json":
+            (tmp_path / "out" / name).unlink()
+            assert index(settings, tmp_path) == 0
+
+
+def test_another_part_of_the_body_is_noted(tmp_path: Path) -> None:
+    settings = config("index_nih", tmp_path)
+    root = tmp_path / "other"
+    rows = ["hand.dcm,1,FINDINGS: Clear.", "chest.dcm,2,FINDINGS: Clear.", "odd.dcm,3,FINDINGS: x."]
+    published.write(root / "t.csv", "\n".join(["image,patient,report", *rows]))
+    pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    for name, part in (("hand", "HAND"), ("chest", "CHEST"), ("odd", None)):
+        tags = {} if part is None else {"BodyPartExamined": part}
+        scan = published.dataset(pixels, "DX", **tags)
+        published.save(scan, root / f"{name}.dcm")
+    options = {"table": "t.csv", "report": "report"}
+    settings["datasets"] = [{"name": "o", "reader": "table", "root": str(root), "options": options}]
+    for check in ("header", "pixels"):
+        settings |= {"check": check, "out": str(tmp_path / check)}
+        assert index(settings, tmp_path) == 0
+        assert (tmp_path / check / "notes.csv").read_text().splitlines() == [
+            "dataset,file,note",
+            "o,hand.dcm,body part HAND",
+        ]
+        page = (tmp_path / check / "report.html").read_text()
+        assert "noted as &#x27;body part HAND&#x27;: 1" in page
+
+
 def test_help_is_light_and_names_every_option() -> None:
     code = (
         "import sys\nfrom sagittal_cxr.cli import run\nstatus = run(['index', '--help'])\n"

@@ -121,12 +121,15 @@ def test_bad_input_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "table.csv").write_text("text\nNo edema.\n")
     (tmp_path / "table.parquet").write_bytes(b"no parquet")
     (tmp_path / "table.json").write_text("{}")
+    (tmp_path / "commas.csv").write_text("report,n\nNo edema, no mass.,1\n")
     for name, words in (
         ("empty", "files *.txt"),
         ("table.csv", "one of text"),
         ("table.parquet", "a readable table"),
         ("table.json", ".parquet"),
-        ("missing.csv", "a readable table"),
+        ("commas.csv", "line 2"),
+        ("missing.csv", "no such file"),
+        ("missing", "no such file"),
     ):
         assert label(tmp_path / name, "--out", tmp_path / "out") == 2
         assert words in capsys.readouterr().err

@@ -150,6 +150,7 @@ def test_one_report_for_all_is_said(
         ("a.csv", "id,report\nother,x\n", ["none in common"]),
         ("a.jsonl", '{"id": 1, "report": "x"}\n[1]\n', ["line 2", "an object", "list"]),
         ("a.jsonl", "{no\n", ["line 1", "no JSON"]),
+        ("a.csv", "id,report\n1,No edema, no mass.\n", ["line 2", "2 cells", "3 cells"]),
         ("a.txt", "x", [".csv, .jsonl", ".txt"]),
     ],
 )

@@ -253,7 +253,7 @@ class PlainProgress(ProgressBar):
 
     def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._shown = time.monotonic()
-        step, total = trainer.global_step, trainer.estimated_stepping_batches
+        step, total = trainer.global_step, total_steps(trainer)
         rate = (step - self._first) / max(self._shown - self._start, 1e-9)
         metrics = self.get_metrics(trainer, pl_module)
         values = " ".join(
@@ -267,6 +267,22 @@ class PlainProgress(ProgressBar):
             f" {values}\n"
         )
         sys.stdout.flush()
+
+
+def total_steps(trainer: Trainer) -> float:
+    """Optimiser's steps of the whole run, if the epochs to come are as long as this one.
+
+    Not Lightning's estimate, which takes the epochs before for as long as this one too: where a
+    data module loads less from some epoch on, the step is then beyond it.
+    """
+    if math.isinf(trainer.num_training_batches) or (trainer.max_epochs or 0) < 0:
+        return float(trainer.max_steps) if trainer.max_steps > 0 else math.inf
+    every = trainer.accumulate_grad_batches
+    of_epoch = math.ceil(trainer.num_training_batches / every)
+    within = math.ceil(trainer.fit_loop.epoch_loop.batch_progress.current.ready / every)
+    more = max((trainer.max_epochs or 0) - trainer.current_epoch - 1, 0)
+    total = trainer.global_step + max(of_epoch * (more + 1) - within, 0)
+    return min(total, trainer.max_steps) if trainer.max_steps > 0 else total
 
 
 def _clock(seconds: float) -> str:

@@ -229,7 +229,7 @@ class SagittalCLI(LightningCLI):
             from sagittal_core.run_report import write_run_report
 
             self._run.path.mkdir(parents=True, exist_ok=True)
-            facts = getattr(self.datamodule, "facts", dict)()
+            facts: dict[str, Any] = getattr(self.datamodule, "facts", dict)()
             _say(f"report {write_run_report(self._run.path, self._plain, facts)}")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +47,7 @@ def run(prog: str, verb: str, target: str, args: list[str]) -> int:
     from jsonargparse import ArgumentParser
 
     function = load(target)
+    _expect_known(function, args)
     summary = (function.__doc__ or "").strip().partition("\n\n")[0]
     parser = ArgumentParser(prog=f"{prog} {verb}", description=summary, exit_on_error=False)
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of these")
@@ -56,6 +59,21 @@ def run(prog: str, verb: str, target: str, args: list[str]) -> int:
     values.pop("config", None)
     result = function(**parser.instantiate_classes(values).as_dict())
     return result if isinstance(result, int) else 0
+
+
+def _expect_known(function: Callable[..., Any], args: list[str]) -> None:
+    """Refuse an option that there is none of; the parser would take its value for a positional."""
+    known = [*inspect.signature(function).parameters, "config", "help", "print_config"]
+    for word in args:
+        if word == "--":
+            return
+        name = re.split(r"[=.+]", word[2:], maxsplit=1)[0]
+        if word.startswith("--") and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            meant = f"; did you mean --{close[0]}?" if close else ""
+            raise ConfigError(
+                f"unknown option --{name}; allowed: {', '.join(f'--{k}' for k in known)}{meant}"
+            )
 
 
 def _gathered(function: Callable[..., Any], args: list[str]) -> list[str]:

@@ -104,7 +104,7 @@ def _begin(out: Path, settings: Settings) -> None:
     file = out / "settings.json"
     wanted = settings.described()
     if file.is_file():
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = _known(file, "remove this folder, or choose another one")
         for key in wanted:
             if found.get(key) != wanted[key]:
                 raise ConfigError(
@@ -115,6 +115,27 @@ def _begin(out: Path, settings: Settings) -> None:
         raise ConfigError(f"{out} is not empty and no index; choose another folder")
     else:
         write_atomically(file, json.dumps(wanted, indent=1))
+
+
+def _known(file: Path, hint: str) -> dict[str, Any]:
+    """A JSON file of an earlier command.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        found = error
+    if not isinstance(found, dict):
+        raise DataError(
+            file,
+            key="JSON",
+            expected="what this command writes",
+            found=str(found)[:200],
+            hint=hint,
+        )
+    return found
 
 
 def _build(out: Path, settings: Settings, workers: int, log_images: bool) -> None:
@@ -208,7 +229,8 @@ def _finish(out: Path, settings: Settings, table: pyarrow.Table, refused: int) -
             for d in settings.datasets
         ],
     }
-    old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    again = "remove this file and run the same command again"
+    old = _known(file, again) if file.is_file() else {}
     files = old.get("counts", {}).get("files", 0)
     same = old.get("identity") == described["identity"]
     if not same or len(list(out.glob("rows-*.parquet"))) != files:

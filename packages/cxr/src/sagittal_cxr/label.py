@@ -142,6 +142,12 @@ def _rows(file: Path, columns: Sequence[str], key: str | None) -> list[tuple[str
     """Key and texts of every row; a cell without text is empty."""
     import pandas
 
+    from sagittal_cxr.readers.tables import expect_no_surplus
+
+    if not file.exists():
+        raise DataError(
+            file, key="source", expected="a table, or a folder of .txt files", found="no such file"
+        )
     if not file.name.endswith(_TABLES):
         expected = f"a folder, or a file {', '.join(_TABLES)}"
         raise DataError(file, key="source", expected=expected, found=file.suffix or "no suffix")
@@ -150,8 +156,11 @@ def _rows(file: Path, columns: Sequence[str], key: str | None) -> list[tuple[str
         if file.suffix == ".parquet":
             table = pandas.read_parquet(file)
         else:
+            expect_no_surplus(file)
             table = pandas.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, csv.Error) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(
             file, key="(file)", expected="a readable table", found=str(error).splitlines()[0]
         ) from None

@@ -121,7 +121,9 @@ def read_reports(file: Path, id: str, report: str, patient: str | None) -> panda
     import pandas
 
     if not file.is_file():
-        raise DataError(file, key="(file)", expected="a CSV or JSON lines file", found="none")
+        raise DataError(
+            file, key="(file)", expected="a CSV or JSON lines file", found="no such file"
+        )
     if file.suffix.lower() == ".csv":
         rows = _csv_rows(file)
     elif file.suffix.lower() in (".jsonl", ".ndjson"):
@@ -155,7 +157,10 @@ def read_reports(file: Path, id: str, report: str, patient: str | None) -> panda
 
 
 def _csv_rows(file: Path) -> list[dict[str, Any]]:
+    from sagittal_cxr.readers.tables import expect_no_surplus
+
     try:
+        expect_no_surplus(file)
         with file.open(newline="", encoding="utf-8-sig") as opened:
             return list(csv.DictReader(opened, restval="", strict=True))
     except (UnicodeDecodeError, csv.Error) as error:

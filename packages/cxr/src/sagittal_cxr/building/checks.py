@@ -27,6 +27,7 @@ from sagittal_cxr.images import looks_inverted, to_grey
 BATCH = {"exists": 4096, "header": 1024, "pixels": 64}
 _FRONTAL = ("PA", "AP", "FRONTAL")
 INVERTED = "looks inverted"
+_CHEST = ("CHEST", "THORA", "LUNG", "TORAX", "RIB")
 
 
 class Checked(NamedTuple):
@@ -111,7 +112,8 @@ def _check(file: Path, stamp: tuple[int, int], level: str, view: str | None) -> 
         if level == "pixels":
             return _pixels(file, stamp, view)
         if level == "header":
-            return Checked(stamp, *_size(file))
+            width, height, note = _header(file)
+            return Checked(stamp, width, height, note=note)
     except DataError as error:
         return Checked(
             stamp, why=f"unreadable image: {error.key}: expected {error.expected}, {error.found}"
@@ -120,21 +122,30 @@ def _check(file: Path, stamp: tuple[int, int], level: str, view: str | None) -> 
 
 
 def _pixels(file: Path, stamp: tuple[int, int], view: str | None) -> Checked:
-    grey = to_grey(read_radiograph(file, window=True))
+    radiograph = read_radiograph(file, window=True)
+    grey = to_grey(radiograph)
     height, width = grey.shape
     if grey.min() == grey.max():
         return Checked(stamp, width, height, why="unreadable image: pixels: all of one level")
     digest = hashlib.sha256(repr(grey.shape).encode() + np.ascontiguousarray(grey).tobytes())
-    inverted = (view or "").split(" ")[0] in _FRONTAL and looks_inverted(grey)
-    return Checked(stamp, width, height, digest.hexdigest()[:32], "", INVERTED * inverted)
+    note = _other_part(radiograph.metadata.get("body_part"))
+    if not note and (view or "").split(" ")[0] in _FRONTAL and looks_inverted(grey):
+        note = INVERTED
+    return Checked(stamp, width, height, digest.hexdigest()[:32], "", note)
 
 
-def _size(file: Path) -> tuple[int, int]:
-    """(width, height) from the header alone."""
+def _other_part(part: object) -> str:
+    """A note where a DICOM file says that it shows something else than a chest."""
+    named = str(part or "").strip().upper()
+    return "" if not named or any(word in named for word in _CHEST) else f"body part {named}"
+
+
+def _header(file: Path) -> tuple[int, int, str]:
+    """Width, height and a note, from the header alone."""
     if file.suffix.lower() in PICTURES:
         try:
             with Image.open(file) as image:
-                return image.size
+                return (*image.size, "")
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             raise DataError(
                 file, key="header", expected="a picture", found=type(error).__name__
@@ -145,4 +156,4 @@ def _size(file: Path) -> tuple[int, int]:
         raise DataError(
             file, key="Rows", expected="an image", found=f"modality {dataset.get('Modality')}"
         )
-    return int(columns), int(rows)
+    return int(columns), int(rows), _other_part(dataset.get("BodyPartExamined"))

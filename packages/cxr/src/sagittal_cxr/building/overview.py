@@ -65,8 +65,8 @@ def _sentences(counts: Mapping[str, Any], notes: Sequence[Refusal]) -> list[str]
     out = []
     for kind, number in Counter(note.why for note in notes).most_common():
         out.append(
-            f"Pictures that a rule of thumb notes as '{kind}': {number:,} (notes.csv lists them)."
-            " Nothing was changed; look at them."
+            f"Pictures noted as '{kind}': {number:,} (notes.csv lists them). Nothing was changed;"
+            " look at them."
         )
     if counts["duplicates"]:
         out.append(

@@ -17,8 +17,10 @@ from sagittal_cxr.curation.quota import Quota, highest
 from sagittal_cxr.curation.selector import Candidates, Selection, Selector
 from sagittal_cxr.curation.shares import kept_share, sigma_share
 
-_REASONS = ("central", "support", "outlier", "redundant", "warm-up drawn", "warm-up not drawn")
-_REASONS += ("periphery", "tail")  # with bands: sigma
+_REASONS = (
+    *("central", "support", "outlier", "redundant", "warm-up drawn", "warm-up not drawn"),
+    *("periphery", "tail"),  # with bands: sigma
+)
 _REDUNDANT, _DRAWN, _NOT_DRAWN = 3, 4, 5
 
 

@@ -109,7 +109,8 @@ class Table:
                 yield Refused(row["image"] or f"row {number}", "no name: of picture or patient")
                 continue
             labels = {self.label_columns[n]: v for n, v in judged[number].items()}
-            yield self._record(row, labels or self._listed(row.get("labels", "")), file)
+            listed = labels or self._listed(row.get("labels", ""), file, number)
+            yield self._record(row, listed, file)
 
     def _record(self, row: dict[str, str], labels: dict[str, int], file: Path) -> Record:
         name = row["image"].strip() + self.suffix
@@ -134,17 +135,18 @@ class Table:
             age=age_number(row.get("age", "")),
         )
 
-    def _listed(self, cell: str) -> dict[str, int]:
+    def _listed(self, cell: str, file: Path, number: int) -> dict[str, int]:
         parts = [part.strip() for part in cell.split(self.separator) if part.strip()]
         if not parts:
             return {}
         present = [self.rename.get(name, name) for name in parts if name != self.none]
         if self.names and (unknown := set(present) - set(self.names)):
             raise DataError(
-                self.table,
+                file,
                 key=self.columns["labels"],
-                expected=", ".join(self.names),
-                found=", ".join(sorted(unknown)),
+                expected=f"{', '.join(self.names)}, or {self.none}",
+                found=f"{', '.join(sorted(unknown))} in row {number}",
+                hint="add it to `names`, or give it another name by `rename`",
             )
         labels = {**dict.fromkeys(self.names, 0), **dict.fromkeys(present, 1)}
         return {"No Finding": int(not present), **labels} if self.names or not present else labels

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
+import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sagittal_core.errors import DataError
 
@@ -97,6 +101,7 @@ def read_table(
         if file.suffix == ".parquet":
             frame = _as_text(pandas.read_parquet(file))
         elif positions is None:
+            expect_no_surplus(file)
             wanted = {*columns, *optional}
             frame = pandas.read_csv(
                 file, dtype=str, keep_default_na=False, usecols=lambda name: name in wanted
@@ -113,7 +118,9 @@ def read_table(
             ).rename(columns=dict(positions))
     except FileNotFoundError:
         raise DataError(file, key="path", expected="a table", found="no such file") from None
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, csv.Error, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(
             file,
             key="table",
@@ -131,6 +138,43 @@ def read_table(
         if name not in frame:
             frame[name] = ""
     return frame[[*columns, *(name for name in optional if name not in columns)]]
+
+
+def expect_no_surplus(file: Path) -> None:
+    """Refuse a row with more cells than the header, as a text with bare commas makes.
+
+    pandas would cut the text off at the comma, or take the first columns for the names of rows if
+    it is the first row, and say nothing.
+
+    Raises:
+        DataError: names the line.
+    """
+    csv.field_size_limit(1 << 30)  # masks and reports may be longer than its default
+    with _opened(file) as lines:
+        reader = csv.reader(lines)
+        width = len(next(reader, []))
+        for cells in reader:
+            if len(cells) > width:
+                raise DataError(
+                    file,
+                    key=f"line {reader.line_num}",
+                    expected=f"{width} cells, as in the header",
+                    found=f"{len(cells)} cells",
+                    hint="a text with commas has to stand in double quotes",
+                )
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[TextIO]:
+    """The text of a table, plain or packed."""
+    options: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "newline": ""}
+    if file.suffix == ".zip":
+        with zipfile.ZipFile(file) as packed, packed.open(packed.namelist()[0]) as inner:
+            yield io.TextIOWrapper(inner, **options)
+    else:
+        open_it = gzip.open if file.suffix == ".gz" else open
+        with open_it(file, "rt", **options) as lines:
+            yield lines
 
 
 def _as_text(frame: pandas.DataFrame) -> pandas.DataFrame:
@@ -162,9 +206,10 @@ def label_columns(
     rows: list[dict[str, int]] = [{} for _ in range(len(frame))]
     codes = {"": None, "nan": None, "1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1}
     for name in names:
-        for row, cell in zip(rows, frame[name], strict=True):
+        for number, (row, cell) in enumerate(zip(rows, frame[name], strict=True)):
             if cell not in codes:
-                raise DataError(file, key=name, expected="1, 0, -1 or nothing", found=repr(cell))
+                found = f"{cell!r} in row {number}"
+                raise DataError(file, key=name, expected="1, 0, -1 or nothing", found=found)
             if (value := codes[cell]) is not None:
                 row[name] = value
     return rows
