@@ -11,16 +11,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS / "genai"))
 sys.path.insert(0, str(TESTS / "core"))
 from chat_server import completion, serving  # noqa: E402
-from concept_data import NAMES, NOISE, Made, make  # noqa: E402
+from concept_data import NAMES, NOISE, Made, identity_network, make  # noqa: E402
 
+from sagittal_core.store import EmbeddingStore, ShardWriter  # noqa: E402
 from sagittal_genai.cli import run  # noqa: E402
+from sagittal_genai.codes import write_codes  # noqa: E402
 
 pytestmark = pytest.mark.e2e
 CONFIGS = TESTS.parent / "packages" / "genai" / "configs"
@@ -85,6 +89,27 @@ def test_features_of_tokens_are_named_by_their_patches(tokens: Made, tmp_path: P
     assert run(settings(tokens, tmp_path / "out")) == 0
     assert names(tmp_path / "out") == TRUTH
     assert float(table(tmp_path / "out", "search")["features"][0].split()[0]) > 0.9
+
+
+def test_what_no_held_out_image_shows_is_not_judged(made: Made, tmp_path: Path) -> None:
+    """Livers are known of training images only, so that no judge can find the name right."""
+    store = EmbeddingStore(made.store)
+    index = store.index()
+    held_out = index["split"] == "test"
+    index["organs"] = [
+        [organ for organ in organs if organ != "liver"] if tested else organs
+        for organs, tested in zip(index["organs"], held_out, strict=True)
+    ]
+    writer = ShardWriter(tmp_path / "s", dim=store.dim, dtype=torch.float32, shards=1, identity={})
+    writer.write(0, store.rows(np.arange(len(index))), index)
+    write_codes(identity_network(store.dim), EmbeddingStore(tmp_path / "s"), tmp_path / "codes")
+    other = Made(tmp_path / "s", tmp_path / "codes", made.slices, index)
+    judge = {"class_path": "SentenceJudge", "init_args": {"encoder": "minilm"}}
+    assert run(settings(other, tmp_path / "out", judge=judge)) == 0
+    assert table(tmp_path / "out", "not-judged") == {
+        "unnamed": [1],
+        "no held-out image shows what it is named by": [1],
+    }
 
 
 def test_features_that_mean_nothing_get_no_names(tmp_path: Path, made: Made) -> None:

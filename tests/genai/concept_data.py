@@ -51,14 +51,19 @@ def make(folder: Path, tokens: bool = False, scrambled: bool = False) -> Made:
         index = _of_tokens(index)
     if scrambled:
         embedded = rng.permutation(embedded)
-    network = SparseAutoencoder(NOISE + 1, NOISE + 1, TopK(5)).eval()
-    network.W_e.data, network.W_d.data = torch.eye(NOISE + 1), torch.eye(NOISE + 1)
     shards = ShardWriter(
         folder / "store", dim=NOISE + 1, dtype=torch.float32, shards=1, identity={"tokens": tokens}
     )
     shards.write(0, torch.from_numpy(embedded.astype(np.float32)), index)
-    write_codes(network, EmbeddingStore(folder / "store"), folder / "codes")
+    write_codes(identity_network(NOISE + 1), EmbeddingStore(folder / "store"), folder / "codes")
     return Made(folder / "store", folder / "codes", folder / "slices", index)
+
+
+def identity_network(dim: int) -> SparseAutoencoder:
+    """Each feature is one coordinate; the five largest of a row are active."""
+    network = SparseAutoencoder(dim, dim, TopK(5)).eval()
+    network.W_e.data, network.W_d.data = torch.eye(dim), torch.eye(dim)
+    return network
 
 
 def _slice(

@@ -28,6 +28,7 @@ from sagittal_genai.concepts.judge import (
     tally,
 )
 from sagittal_genai.concepts.names import (
+    at_most,
     choose_name,
     phrase,
     rule_name,
@@ -256,6 +257,17 @@ def test_a_rules_name_says_things_first_and_is_none_without_evidence() -> None:
     base, _ = table.shares(np.arange(100))
     assert rule_name(shared_concepts(table, feature(range(10)), base)) == "liver, axial"
     assert rule_name([]) is None
+
+
+def test_one_name_does_not_take_all_places() -> None:
+    table = table_of(20, 50)
+    base, _ = table.shares(np.arange(100))
+    take = at_most(2, lambda feature: shared_concepts(table, feature, base))
+    liver, coronal = feature(range(10)), feature(range(50, 60))
+    asked = [take(one) for one in (liver, liver, liver, coronal, liver)]
+    assert asked == [True, True, False, True, False]
+    unnamed = feature([0, 99, 1, 98])
+    assert all(take(unnamed) for _ in range(5))
 
 
 def test_wilson_by_hand() -> None:

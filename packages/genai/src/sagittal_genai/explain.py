@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from sagittal_genai.concepts.judge import Judge, judgement
 from sagittal_genai.concepts.names import (
     Evidence,
     ask_name,
+    at_most,
     choose_name,
     naming_request,
     rule_name,
@@ -59,6 +60,7 @@ def explain(
     unit: Unit = "subject",
     rule_share: float = 0.8,
     rule_lift: float = 1.5,
+    per_name: int | None = None,
     llm: LanguageModel | None = None,
     naming: Literal["write", "choose"] = "write",
     judge: Judge | None = None,
@@ -96,6 +98,8 @@ def explain(
             are too few for that; names are then worth what the judge says of other subjects.
         rule_share: share of the top rows that must show a concept for the rule to name it.
         rule_lift: how many times as common as among all training rows it must be.
+        per_name: features at most that the rule gives one name, so that one concept does not fill
+            the gallery; default: no limit.
         llm: names features from metadata, and from images if it sees them; default: the rule does.
         naming: whether the llm writes a phrase, or chooses the likeliest of the concepts in the
             metadata of the images shown, for small models on disk.
@@ -133,7 +137,7 @@ def explain(
     settings = {
         "columns": columns,
         "features": [features, candidates, shown, min_subjects, max_density],
-        "rule": [rule_share, rule_lift],
+        "rule": [rule_share, rule_lift, per_name],
         "llm": None if llm is None else llm.identity,
         "naming": naming,
         "unit": unit,
@@ -157,19 +161,24 @@ def explain(
             "max_density": max_density,
             "seed": seed,
         }
-        chosen, left = choose(rows, table, features, **options)
+        base, _ = table.shares(rows.train)
+
+        def telling(feature: Feature) -> list[Evidence]:
+            return shared_concepts(table, feature, base, rule_share, rule_lift)
+
+        def take() -> Callable[[Feature], bool] | None:
+            return None if per_name is None else at_most(per_name, telling)
+
+        chosen, left = choose(rows, table, features, wanted=take(), **options)
         if not chosen:
             reasons = ", ".join(f"{why}: {n}" for why, n in left.items() if n)
             raise ConfigError(f"explain: no feature can be explained ({reasons})")
-        base, _ = table.shares(rows.train)
-        evidence = {
-            f.number: shared_concepts(table, f, base, rule_share, rule_lift) for f in chosen
-        }
-        dealt, _ = choose(rows.shuffled(seed), table, features, **options)
-        lucky = [f for f in dealt if shared_concepts(table, f, base, rule_share, rule_lift)]
+        evidence = {f.number: telling(f) for f in chosen}
+        dealt, _ = choose(rows.shuffled(seed), table, features, wanted=take(), **options)
+        lucky = [f for f in dealt if telling(f)]
         asked = None if llm is None else CachedModel(llm, ReplyCache(out / "replies"))
         named = _name(out, chosen, evidence, table, asked, naming, pictures, seed)
-        judged = _judge(out, chosen, named, table, judge, pictures, rows.held_out, seed)
+        judged = _judge(out, chosen, evidence, named, table, judge, pictures, rows.held_out, seed)
         found = Findings(
             chosen, left, table, base, evidence, named, judged, (len(lucky), len(dealt))
         )
@@ -294,6 +303,7 @@ def _name(
 def _judge(
     out: Path,
     chosen: Sequence[Feature],
+    evidence: Mapping[int, Sequence[Evidence]],
     named: Mapping[int, Mapping[str, Any]],
     table: ConceptTable,
     judge: Judge | None,
@@ -310,6 +320,8 @@ def _judge(
     missing = [f for f in chosen if f.number not in journal.records]
     draw = np.random.default_rng(counter_seed(seed, "background")).permutation(held_out)
     background = tuple(table.describe(int(row)) for row in draw[:_BACKGROUND])
+    there = table.shares(held_out)[0] > 0
+    shown = {concept for concept, some in zip(table.concepts, there, strict=True) if some}
     for feature in track(missing, "judging", console=Console(stderr=True), transient=True):
         seen = feature.held_out.rows.tolist()
 
@@ -318,6 +330,11 @@ def _judge(
             return tuple(pictures.png(row) for row in rows)
 
         described = [table.describe(row) for row in seen]
+        found = {e.concept for e in evidence[feature.number]}
+        if named[feature.number]["source"] == "rule" and found and not found & shown:
+            nowhere = "no held-out image shows what it is named by"
+            journal.append({"feature": feature.number, "outcome": "left out", "detail": nowhere})
+            continue
         record = judgement(judge, feature.number, names, described, images, seed, 3, background)
         if record["outcome"] == "transport":
             silent, unanswered = silent + 1, unanswered + 1

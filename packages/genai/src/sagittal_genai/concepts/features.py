@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -164,6 +165,7 @@ def choose(
     min_subjects: int = 10,
     max_density: float = 0.5,
     seed: int = 0,
+    wanted: Callable[[Feature], bool] | None = None,
 ) -> tuple[list[Feature], dict[str, int]]:
     """The features of highest monosemanticity among those that can be explained.
 
@@ -181,6 +183,7 @@ def choose(
             fewer.
         max_density: Share of training rows above which a feature says too little.
         seed: Of the chance level that monosemanticity subtracts.
+        wanted: Asked of each feature in turn whether to take it; None: take all.
 
     Returns:
         Features by monosemanticity descending, and how many were left out for which reason.
@@ -198,6 +201,7 @@ def choose(
     columns, held_out = train.tocsc(), rows.codes[rows.held_out].tocsc()
     left = dict(scored.counts)
     left |= {"too dense": 0, f"active in fewer than {needed} subjects": 0, "not wanted": 0}
+    left |= {} if wanted is None else {"of a name that has enough": 0}
     found: list[Feature] = []
     for place in np.lexsort((scored.features, -scored.values)):
         number = int(scored.features[place])
@@ -217,21 +221,21 @@ def choose(
             part = slice(held_out.indptr[number], held_out.indptr[number + 1])
             positive = (held_out.data[part] > 0) & told[rows.held_out[held_out.indices[part]]]
             others = rows.held_out[held_out.indices[part][positive]]
-            found.append(
-                Feature(
-                    number=number,
-                    density=len(active) / len(rows.train),
-                    mean=float(values.mean()),
-                    largest=float(values.max()),
-                    subjects=subjects,
-                    monosemanticity=float(scored.values[place]),
-                    top=top,
-                    shown=diverse(rows, top, shown),
-                    held_out=rows.top(
-                        held_out.data[part][positive].astype(np.float64), others, judged
-                    ),
-                )
+            feature = Feature(
+                number=number,
+                density=len(active) / len(rows.train),
+                mean=float(values.mean()),
+                largest=float(values.max()),
+                subjects=subjects,
+                monosemanticity=float(scored.values[place]),
+                top=top,
+                shown=diverse(rows, top, shown),
+                held_out=rows.top(held_out.data[part][positive].astype(np.float64), others, judged),
             )
+            if wanted is None or wanted(feature):
+                found.append(feature)
+            else:
+                left["of a name that has enough"] += 1
     return found, left
 
 

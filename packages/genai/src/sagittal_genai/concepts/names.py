@@ -102,6 +102,25 @@ def rule_name(evidence: Sequence[Evidence], most: int = 3) -> str | None:
     return ", ".join([*parts, *others]) or None
 
 
+def at_most(
+    most: int, telling: Callable[[Feature], Sequence[Evidence]]
+) -> Callable[[Feature], bool]:
+    """Whether to take a feature, asked of one after the other: ``most`` of each name by rule.
+
+    Features without a name are taken, so that their share is not hidden.
+    """
+    taken: dict[str, int] = {}
+
+    def take(feature: Feature) -> bool:
+        name = rule_name(telling(feature))
+        if name is None:
+            return True
+        taken[same(name)] = taken.get(same(name), 0) + 1
+        return taken[same(name)] <= most
+
+    return take
+
+
 def naming_request(
     table: ConceptTable,
     feature: Feature,
