@@ -150,8 +150,10 @@ def test_windows_are_linear_and_clipped(tmp_path: Path) -> None:
     window = Window(-200, 300)
     assert window.scale(np.array([-1000, -200, 50, 300, 900])).tolist() == [0, 0, 127.5, 255, 255]
     assert how().ct.window(ct_scan(tmp_path)) == window
-    with pytest.raises(ConfigError, match=r"study_type 'ct knee'[\s\S]*it has: ct body"):
-        how().ct.window(ct_scan(tmp_path, metadata={"study_type": "CT knee"}))
+    with pytest.raises(ConfigError, match=r"'ct knee' \(1 scans\), 'ct hip'[\s\S]*it has: ct body"):
+        how().ct.expect_windows(
+            [ct_scan(tmp_path, metadata={"study_type": kind}) for kind in ("CT knee", "CT hip")]
+        )
     values = np.concatenate([np.zeros(1000), np.arange(1, 1001)])
     low, high = percentile_window(values, [10, 90], "f", positive=True)
     assert (low, high) == pytest.approx((100.9, 900.1))
@@ -234,8 +236,11 @@ def test_masks_on_other_grids(tmp_path: Path) -> None:
     coarse[:3, :3] *= 2
     coarse[:3, 3] += 1
     half = Volume(organ[::2, ::2, ::2].astype(np.int16), coarse)
-    found, moved = on_grid(half, volume, tmp_path)
+    found, moved, short = on_grid(half, volume, tmp_path)
     assert moved
+    assert not short
+    part = Volume(half.array[:, :, :4], coarse)
+    assert on_grid(part, volume, tmp_path).short, "8 of 16 slices"
     assert (found > 0).sum() == pytest.approx(8 * half.array.sum(), rel=0.01)
     assert ((found > 0) & organ).sum() > 0.6 * organ.sum()
     far = affine.copy()
@@ -250,7 +255,7 @@ def test_masks_on_other_grids(tmp_path: Path) -> None:
         np.array([[1, -1], [2, 1], [0, -1]])
     )
     nibabel.save(flipped, tmp_path / "f.nii")
-    labels, moved_masks = read_masks([Organ(tmp_path / "f.nii", "x", 0.5)], volume, {"x": 3})
+    labels, moved_masks, _ = read_masks([Organ(tmp_path / "f.nii", "x", 0.5)], volume, {"x": 3})
     np.testing.assert_array_equal(labels == 3, organ)
     assert moved_masks == 0
 
@@ -260,12 +265,12 @@ def test_class_numbers_are_mapped_and_unknown_ones_refused(tmp_path: Path) -> No
     volume = Volume(values, affine)
     write_nifti(tmp_path / "m.nii", np.where(organ, 300, 7).astype(np.int16), affine)
     masks = [Labels(tmp_path / "m.nii", {7: "fat", 300: "liver"})]
-    labels, _ = read_masks(masks, volume, {"fat": 1, "liver": 2})
+    labels, *_ = read_masks(masks, volume, {"fat": 1, "liver": 2})
     np.testing.assert_array_equal(labels, np.where(organ, 2, 1))
     with pytest.raises(DataError, match=r"0 or one of the 1 classes[\s\S]*\[300\]"):
         read_masks([Labels(tmp_path / "m.nii", {7: "fat"})], volume, {"fat": 1})
     many = {f"c{n}": n + 1 for n in range(300)}
-    labels, _ = read_masks([Labels(tmp_path / "m.nii", {7: "c0", 300: "c299"})], volume, many)
+    labels, *_ = read_masks([Labels(tmp_path / "m.nii", {7: "c0", 300: "c299"})], volume, many)
     assert labels.dtype == np.uint16
     assert labels.max() == 300
 

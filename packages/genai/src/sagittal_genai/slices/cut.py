@@ -112,7 +112,9 @@ def _volume(job: Job, scan: Scan, source: VolumeInput) -> tuple[list[Row], Accou
     numbers = {name: number for number, name in job.writer.classes.items()}
     labels, resampled, empty = None, 0, False
     if source.masks:
-        labels, resampled = read_masks(source.masks, volume, numbers)
+        labels, resampled, short = read_masks(source.masks, volume, numbers)
+        if short:
+            notes.append("masks do not reach over the whole scan; beyond them no organ counts")
         if empty := not labels.any():
             labels = None
     rows, dropped = [], 0

@@ -15,10 +15,25 @@ from sagittal_genai.slices.scans import Labels, Organ
 
 
 class LabelVolume(NamedTuple):
-    """Class numbers ``(x, y, z)``, and how many masks lay on another grid."""
+    """Class numbers ``(x, y, z)`` of a scan.
+
+    Attributes:
+        labels: 0 where there is no organ, and where no mask reaches.
+        resampled: how many masks lay on another grid.
+        short: how many of these do not reach over the whole scan, by more than a voxel.
+    """
 
     labels: NDArray[Any]
     resampled: int
+    short: int
+
+
+class Gridded(NamedTuple):
+    """Values of a mask at the voxels of a scan; see :class:`LabelVolume`."""
+
+    values: NDArray[Any]
+    moved: bool
+    short: bool
 
 
 def read_masks(
@@ -32,23 +47,23 @@ def read_masks(
         numbers: class name to number in the slice folder.
 
     Raises:
-        DataError: if a mask cannot be read, holds unknown classes or does not cover the scan.
+        DataError: if a mask cannot be read, holds unknown classes or lies beside the scan.
     """
     dtype = np.uint8 if max(numbers.values(), default=0) < 256 else np.uint16
-    labels, resampled = np.zeros(volume.array.shape, dtype), 0
+    labels, resampled, short = np.zeros(volume.array.shape, dtype), 0, 0
     for mask in masks:
-        found, moved = on_grid(read_nifti(mask.path).canonical(), volume, mask.path)
-        resampled += moved
+        found, moved, ends = on_grid(read_nifti(mask.path).canonical(), volume, mask.path)
+        resampled, short = resampled + moved, short + ends
         if isinstance(mask, Organ):
             labels[found > mask.threshold] = numbers[mask.name]
         else:
             used = _renumbered(found, mask, numbers).astype(dtype)
             labels[used > 0] = used[used > 0]
-    return LabelVolume(labels, resampled)
+    return LabelVolume(labels, resampled, short)
 
 
-def on_grid(mask: Volume, volume: Volume, file: Path) -> tuple[NDArray[Any], bool]:
-    """Values of a mask at the voxels of a volume (nearest), and whether the grids differ.
+def on_grid(mask: Volume, volume: Volume, file: Path) -> Gridded:
+    """Values of a mask at the voxels of a volume, the nearest ones, 0 where it does not reach.
 
     Raises:
         DataError: if the mask is turned against the volume or lies beside it.
@@ -56,7 +71,7 @@ def on_grid(mask: Volume, volume: Volume, file: Path) -> tuple[NDArray[Any], boo
     same = mask.array.shape == volume.array.shape
     unknown = any("orientation unknown" in note for note in (*mask.notes, *volume.notes))
     if same and (unknown or np.allclose(mask.affine, volume.affine, atol=1e-2)):
-        return mask.array, False
+        return Gridded(mask.array, False, False)
     # Voxel of the mask for each voxel of the volume; without rotation the axes are independent.
     step = np.linalg.solve(mask.affine, volume.affine)
     if np.abs(step[:3, :3] - np.diag(np.diag(step[:3, :3]))).max() > 0.01:
@@ -72,7 +87,8 @@ def on_grid(mask: Volume, volume: Volume, file: Path) -> tuple[NDArray[Any], boo
     if not all(one.any() for one in inside):
         raise DataError(file, key="affine", expected="a mask over the scan", found="one beside it")
     covered = inside[0][:, None, None] & inside[1][:, None] & inside[2]
-    return np.where(covered, mask.array[np.ix_(*indices)], 0), True
+    short = any(int((~one).sum()) > 1 for one in inside)
+    return Gridded(np.where(covered, mask.array[np.ix_(*indices)], 0), True, short)
 
 
 def _renumbered(found: NDArray[Any], mask: Labels, numbers: Mapping[str, int]) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,20 +43,29 @@ class CT:
     study_type: str = "study_type"
     planes: str | list[str] = "all"
 
+    def kind(self, scan: Scan) -> str:
+        """The type of study of a scan, as it stands in ``windows``."""
+        return " ".join(str(scan.metadata.get(self.study_type) or "").lower().split())
+
     def window(self, scan: Scan) -> Window:
-        """The window of a scan.
+        """The window of a scan whose type of study has one."""
+        center, width = self.windows[self.kind(scan)]
+        return Window(center - width / 2, center + width / 2)
+
+    def expect_windows(self, scans: Sequence[Scan]) -> None:
+        """Look for types of study without a window.
 
         Raises:
-            ConfigError: if its type of study has none.
+            ConfigError: if there are any; it names them all.
         """
-        kind = " ".join(str(scan.metadata.get(self.study_type) or "").lower().split())
-        if kind not in self.windows:
+        kinds = Counter(self.kind(scan) for scan in scans)
+        without = [f"{kind!r} ({n} scans)" for kind, n in kinds.items() if kind not in self.windows]
+        if without:
             raise ConfigError(
-                f"slice: a CT scan has {self.study_type} {kind!r}, for which ct.windows has no"
-                f" [center, width]; it has: {', '.join(sorted(self.windows)) or 'none'}"
+                f"slice: CT scans have {self.study_type} {', '.join(without)}, for which"
+                " ct.windows has no [center, width]; it has:"
+                f" {', '.join(sorted(self.windows)) or 'none'}"
             )
-        center, width = self.windows[kind]
-        return Window(center - width / 2, center + width / 2)
 
 
 @dataclass
@@ -126,10 +136,9 @@ class Settings:
             raise ConfigError(f"slice: mr.n4_shrink must be at least 1, found {self.mr.n4_shrink}")
         for part in (self.ct, self.mr):
             chosen_planes(part.planes, (1.0, 1.0, 1.0), (1, 1, 1))
+        self.ct.expect_windows([scan for scan in scans if scan.modality == "CT"])
         for scan in scans:
-            if scan.modality == "CT":
-                self.ct.window(scan)
-            elif scan.modality != "MR" and isinstance(scan.input, VolumeInput):
+            if scan.modality not in ("CT", "MR") and isinstance(scan.input, VolumeInput):
                 raise ConfigError(
                     f"slice: modality {scan.modality!r} of a volume: expected CT or MR"
                 )
