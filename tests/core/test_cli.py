@@ -118,7 +118,7 @@ LIGHT = """
 import sys
 sys.path.insert(0, {here!r})
 from sagittal_core import cli
-verbs = {{name: "light_verb:" + name for name in ("repeat", "join", "keep")}}
+verbs = {{name: "light_verb:" + name for name in ("repeat", "join", "keep", "keep_most")}}
 status = cli.main({args!r}, prog="toy", verbs=verbs, register="toy")
 heavy = {{"torch", "lightning", "pytorch_lightning", "numpy"}} & set(sys.modules)
 assert not heavy, heavy
@@ -139,6 +139,12 @@ sys.exit(status)
         (["join", "[text.txt,text.txt]"], 0, "a a"),
         (["join", "--by", "+"], 2, "files"),
         (["keep", "text.txt/inside"], 2, "cannot write text.txt/inside: Not a directory"),
+        (["keep_most", "--limit", "light_verb.Limit", "--limit.most", "3"], 0, "3"),
+        (
+            ["keep_most", "--limit", "light_verb.Limit", "--limit.most", "0"],
+            2,
+            "toy: limit: most must be at least 1, found 0",
+        ),
         (["nothing"], 2, "unknown verb"),
     ],
 )

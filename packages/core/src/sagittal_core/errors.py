@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -45,3 +47,27 @@ def _restore(file: str, key: str, expected: str, found: str, hint: str) -> DataE
 
 class ConfigError(ValueError):
     """A mistake in a YAML file or on the command line: printed, then exit status 2."""
+
+
+@contextmanager
+def mistakes_named(where: str) -> Iterator[None]:
+    """Turn what a class of a configuration says of its arguments into a :class:`ConfigError`.
+
+    The parser wraps it into an error of its own, with the whole configuration in it.
+
+    Args:
+        where: Name of the verb, for messages.
+    """
+    try:
+        yield
+    except (ConfigError, DataError):
+        raise
+    except ValueError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, (ConfigError, DataError)):
+            raise cause from None
+        if not isinstance(cause, ValueError):
+            raise
+        raise ConfigError(f"{where}: {cause}") from None

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from sagittal_core import callbacks as ours
 from sagittal_core.config_check import check_files
-from sagittal_core.errors import ConfigError
+from sagittal_core.errors import ConfigError, mistakes_named
 from sagittal_core.run_folder import RunFolder, find_run, folder_of, open_run
 from sagittal_core.run_logger import RunLogger
 
@@ -109,6 +109,11 @@ class SagittalCLI(LightningCLI):
             "--monitor", type=str | None, default=None, help="metric that decides best.ckpt"
         )
         parser.add_argument("--monitor_mode", type=Literal["min", "max"], default="min")
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; what a class refuses is a mistake in the configuration."""
+        with mistakes_named(str(self.subcommand)):
+            super().instantiate_classes()
 
     def before_instantiate_classes(self) -> None:
         """Find the run folder and point the checkpoint and the loggers to it."""

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sagittal_core.errors import ConfigError
+from sagittal_core.errors import ConfigError, mistakes_named
 from sagittal_core.verb_help import verb_help
 
 
@@ -57,7 +57,9 @@ def run(prog: str, verb: str, target: str, args: list[str]) -> int:
     except ArgumentError as error:
         raise ConfigError(f"{verb}: {error}") from None
     values.pop("config", None)
-    result = function(**parser.instantiate_classes(values).as_dict())
+    with mistakes_named(verb):
+        arguments = parser.instantiate_classes(values).as_dict()
+    result = function(**arguments)
     return result if isinstance(result, int) else 0
 
 
