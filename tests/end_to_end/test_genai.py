@@ -185,3 +185,8 @@ def test_rows_of_another_width_are_named_before_training(
     said = capsys.readouterr().err
     assert f"its rows are {DIM} wide" in said
     assert f"input_dim to {DIM}" in said
+    wrong = "--model.init_args.network.init_args.activation.init_args.k=9999"
+    assert run(["fit", "-c", str(file), wrong, "--run_name=many"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"sagittal-genai: fit: k must be between 1 and n_features = {FEATURES}, got 9999"
+    )

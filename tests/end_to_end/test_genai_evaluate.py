@@ -158,6 +158,9 @@ def test_one_subject_gives_no_interval_and_the_report_says_why(
         ({"control": "nobody"}, ["control", "nobody", "random twin"]),
         ({"concepts": "lesions"}, ["lesions", "findings"]),
         ({"tokens": True}, ["no patch", "train"]),
+        ({"queries": 0}, ["queries must be at least 1"]),
+        ({"limits": {"train": 0}}, ["train must be at least 1"]),
+        ({"device": "tpu"}, ["device 'tpu' cannot be used"]),
     ],
 )
 def test_mistakes_are_named(

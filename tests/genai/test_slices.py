@@ -146,6 +146,20 @@ def test_a_ball_in_oblong_voxels_is_round(tmp_path: Path) -> None:
         assert abs(int(down) - int(across)) <= 3, rows["orientation"].iloc[0]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ct": CT({"a": [40.0]})}, r"ct\.windows\['a'\].*\[40\.0\]"),
+        ({"ct": CT({"a": [40.0, float("nan")]})}, "width > 0"),
+        ({"mr": MR([1.0, 50.0, 99.0])}, "expected two, rising"),
+        ({"radiographs": Radiographs(percentiles=[99.0, 1.0])}, "expected two, rising"),
+    ],
+)
+def test_settings_that_are_none_are_named(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        how(**changes).check([])
+
+
 def test_windows_are_linear_and_clipped(tmp_path: Path) -> None:
     window = Window(-200, 300)
     assert window.scale(np.array([-1000, -200, 50, 300, 900])).tolist() == [0, 0, 127.5, 255, 255]

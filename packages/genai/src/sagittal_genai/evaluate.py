@@ -92,8 +92,9 @@ def evaluate(
     """
     settings, start = dict(locals()), time.monotonic()
     _expect_labels(sources, control)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    numbers = {"n_min": n_min, "max_targets": max_targets, "queries": queries}
+    _expect_positive(numbers | {"resamples": resamples} | vars(limits))
+    device = _device(device)
     stores = {label: EmbeddingStore(source.store) for label, source in sources.items()}
     every_rows = {
         label: read_rows(
@@ -140,6 +141,23 @@ def _expect_labels(sources: dict[str, Source], control: str | None) -> None:
     names = [_file_name(label) for label in sources]
     if len(set(names)) < len(names):
         raise ConfigError(f"evaluate: labels are too much alike: {', '.join(sources)}")
+
+
+def _expect_positive(numbers: dict[str, int]) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ConfigError(f"evaluate: {name} must be at least 1, found {value}")
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
+        said = str(error).partition("\n")[0][:200]
+        raise ConfigError(f"evaluate: device {name!r} cannot be used: {said}") from None
+    return name
 
 
 def _expect_same_targets(sources: dict[str, Source], found: dict[str, Rows]) -> None:

@@ -129,8 +129,15 @@ def explain(
         raise ConfigError("explain: the model sees images, so `slices` must say where they are")
     if naming == "choose" and (llm is None or type(llm).choose is LanguageModel.choose):
         raise ConfigError("explain: naming: choose needs an llm that scores given answers")
-    if match == "llm" and llm is None:
-        raise ConfigError("explain: match: llm needs an llm")
+    if match not in ("words", "sentences", "llm") or (match == "llm" and llm is None):
+        raise ConfigError("explain: match must be words, sentences, or llm with an `llm`")
+    numbers = {"features": features, "candidates": candidates, "shown": shown, "k": k}
+    numbers |= {"judged_images": judged_images, "thumbnail": thumbnail}
+    for name, value in numbers.items():
+        if value < 1:
+            raise ConfigError(f"explain: {name} must be at least 1, found {value}")
+    if not 0 < rule_share <= 1 or rule_lift < 1:
+        raise ConfigError("explain: rule_share must be in (0, 1] and rule_lift at least 1")
     if autoencoder is not None:
         _make_codes(store, codes, autoencoder)
     matrix, index = open_data(store, codes)

@@ -66,7 +66,7 @@ def begin(folder: Path, identity: Mapping[str, Any], fresh: bool) -> FileLock:
         A lock held until the process ends.
 
     Raises:
-        ConfigError: The folder was begun with other settings, or another process works in it.
+        ConfigError: The folder holds records of other settings, or another process works in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
@@ -79,7 +79,8 @@ def begin(folder: Path, identity: Mapping[str, Any], fresh: bool) -> FileLock:
     if file.is_file():
         found = json.loads(file.read_text(encoding="utf-8"))
         changed = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
-        if changed and not fresh:
+        kept = any(folder.glob("*.jsonl"))  # a command that failed before leaves nothing to mix
+        if changed and kept and not fresh:
             raise ConfigError(
                 f"{folder} was begun with another {', '.join(changed)}; give --fresh to start anew,"
                 " or another --out"

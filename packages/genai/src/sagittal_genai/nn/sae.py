@@ -73,6 +73,8 @@ class SparseAutoencoder(nn.Module):
         self.prefixes = [n_features] if prefixes is None else list(prefixes)
         if self.prefixes != sorted(set(self.prefixes)) or self.prefixes[-1] != n_features:
             raise ValueError(f"prefixes must rise to n_features = {n_features}, got {prefixes}")
+        if not 1 <= (k := getattr(activation, "k", 1)) <= n_features:
+            raise ValueError(f"k must be between 1 and n_features = {n_features}, got {k}")
         self.smaller = nn.ModuleList(_with_k(activation, prefix_k, self.prefixes))
         generator = torch.Generator().manual_seed(seed)
         directions = torch.randn(n_features, input_dim, generator=generator)

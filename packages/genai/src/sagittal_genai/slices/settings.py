@@ -123,15 +123,17 @@ class Settings:
                 "slice: expected size >= 8, fit pad or crop and foreground in [0, 1), found"
                 f" {self.size}, {self.fit} and {self.foreground}"
             )
-        for name, (low, high) in {
+        for name, ends in {
             "mr.percentiles": self.mr.percentiles,
             "radiographs.percentiles": self.radiographs.percentiles,
         }.items():
-            if not 0 <= low < high <= 100:
-                raise ConfigError(f"slice: {name} must be increasing in 0..100: {low}, {high}")
+            if len(ends) != 2 or not 0 <= ends[0] < ends[1] <= 100:
+                raise ConfigError(f"slice: {name}: expected two, rising in 0..100, found {ends}")
         for kind, window in self.ct.windows.items():
-            if len(window) != 2 or window[1] <= 0:
-                raise ConfigError(f"slice: ct.windows[{kind!r}]: expected [center, width > 0]")
+            if len(window) != 2 or not np.isfinite(window).all() or window[1] <= 0:
+                raise ConfigError(
+                    f"slice: ct.windows[{kind!r}]: expected [center, width > 0], found {window}"
+                )
         if self.mr.n4_shrink < 1:
             raise ConfigError(f"slice: mr.n4_shrink must be at least 1, found {self.mr.n4_shrink}")
         for part in (self.ct, self.mr):
