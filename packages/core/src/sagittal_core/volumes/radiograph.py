@@ -135,9 +135,9 @@ def _picture(file: Path) -> Radiograph:
         SyntaxError,
         ValueError,
     ) as error:
-        raise DataError(
-            file, key="image", expected="a readable picture", found=one_line(error)
-        ) from error
+        unknown = isinstance(error, UnidentifiedImageError)  # whose message is the path
+        found = type(error).__name__ if unknown else one_line(error)
+        raise DataError(file, key="image", expected="a readable picture", found=found) from error
     pixels: NDArray[Any]
     if image.mode in ("RGB", "RGBA", "LA", "P", "PA", "1"):
         _expect_eight_bits(file)
