@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -47,6 +48,12 @@ def main(
     except (ConfigError, DataError) as error:
         sys.stderr.write(f"{prog}: {error}\n")
         return 3 if type(error).__name__ == "RunFinished" else 2
+    except OSError as error:
+        # A folder that cannot be written or a full disk is no bug: these name a file, or the disk.
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(f"{prog}: {error.strerror}: {error.filename or 'no space left'}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"{prog}: interrupted; the same command goes on where it stopped\n")
         return 130
@@ -65,5 +72,7 @@ def unknown(kind: str, name: str, allowed: Sequence[str], where: str = "") -> st
 def _help(prog: str, verbs: Mapping[str, str]) -> str:
     lines = [f"usage: {prog} VERB [-c CONFIG.yaml ...] [options]", "", "verbs:"]
     lines += [f"  {verb:<16} {text}" for verb, text in _LIGHTNING.items()]
-    lines += [f"  {verb}" for verb in verbs]
+    from sagittal_core.verb_help import summary
+
+    lines += [f"  {verb:<16} {summary(target)}" for verb, target in verbs.items()]
     return "\n".join([*lines, "", f"`{prog} VERB --help` lists a verb's options.", ""])

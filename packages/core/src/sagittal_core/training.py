@@ -15,10 +15,12 @@ import yaml
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from sagittal_core import callbacks as ours
 from sagittal_core.config_check import check_files
-from sagittal_core.errors import ConfigError
+from sagittal_core.config_errors import plain
+from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.run_folder import RunFolder, find_run, folder_of, open_run
 from sagittal_core.run_logger import RunLogger
 
@@ -53,7 +55,9 @@ def run(prog: str, verb: str, args: list[str], register: str) -> int:
             args=[verb, *args],
         )
     except ArgumentError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(plain(str(error))) from None
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from error
     except ours.NonFiniteLoss as error:
         sys.stderr.write(f"{prog}: {error}\n")
         return 1
@@ -158,6 +162,21 @@ class SagittalCLI(LightningCLI):
                 os.environ.setdefault("WANDB_X_DISABLE_META", "true")
                 os.environ.setdefault("WANDB_CONSOLE", "off")
         return logger
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer.
+
+        Raises:
+            ConfigError: For a value that one of them refuses, or a device that is not there.
+        """
+        try:
+            super().instantiate_classes()
+        except (ConfigError, DataError):
+            raise
+        except MisconfigurationException as error:
+            raise ConfigError(f"trainer: {error}") from error
+        except ValueError as error:
+            raise ConfigError(plain(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the metrics table, the checkpoints, the guards and the progress display."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 import docstring_parser
@@ -26,7 +27,7 @@ def verb_help(prog: str, verb: str, target: str) -> str:
         LookupError: if the module has no such function.
     """
     function = _find_function(target)
-    documented = docstring_parser.parse(ast.get_docstring(function) or "")
+    documented = docstring_parser.parse(_plain(ast.get_docstring(function) or ""))
     described = {parameter.arg_name: parameter.description for parameter in documented.params}
     text = [documented.short_description, documented.long_description]
     parser = argparse.ArgumentParser(
@@ -45,6 +46,17 @@ def verb_help(prog: str, verb: str, target: str) -> str:
         else:
             parser.add_argument(f"--{name}", help=meaning)
     return parser.format_help()
+
+
+def summary(target: str) -> str:
+    """First sentence of a verb's docstring, as its line in the list of verbs."""
+    text = ast.get_docstring(_find_function(target)) or ""
+    return _plain(" ".join(text.partition("\n\n")[0].split()))
+
+
+def _plain(text: str) -> str:
+    """A docstring without the markup that only Sphinx reads."""
+    return re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "")
 
 
 def _find_function(target: str) -> ast.FunctionDef:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sagittal_core.errors import ConfigError
+from sagittal_core.errors import ConfigError, DataError
 from sagittal_core.verb_help import verb_help
 
 
@@ -44,6 +44,8 @@ def run(prog: str, verb: str, target: str, args: list[str]) -> int:
 
     from jsonargparse import ArgumentParser
 
+    from sagittal_core.config_errors import plain
+
     function = load(target)
     summary = (function.__doc__ or "").strip().partition("\n\n")[0]
     parser = ArgumentParser(prog=f"{prog} {verb}", description=summary, exit_on_error=False)
@@ -52,9 +54,15 @@ def run(prog: str, verb: str, target: str, args: list[str]) -> int:
     try:
         values = parser.parse_args(_gathered(function, args))
     except ArgumentError as error:
-        raise ConfigError(f"{prog} {verb}: {error}") from None
+        raise ConfigError(f"{verb}: {plain(str(error))}") from None
     values.pop("config", None)
-    result = function(**parser.instantiate_classes(values).as_dict())
+    try:
+        given = parser.instantiate_classes(values).as_dict()
+    except (ConfigError, DataError):
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{verb}: {plain(str(error))}") from error
+    result = function(**given)
     return result if isinstance(result, int) else 0
 
 
