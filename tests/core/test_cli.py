@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sagittal_core.config_errors import plain
+
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -47,6 +49,21 @@ def changed(config: dict, path: str, value: object) -> dict:
         ("model.init_args.learning_rate", "fast", ["learning_rate", "fast"]),
         ("trainer.max_epochs", "many", ["max_epochs", "many"]),
         ("model.init_arg", {}, ["under model", "did you mean 'init_args'?"]),
+        (
+            "model.init_args.head",
+            {"class_path": "Haed"},
+            ["class_path 'Haed' under model.init_args.head; allowed: Head; did you mean 'Head'?"],
+        ),
+        (
+            "model.init_args.head",
+            {"class_path": "Head", "init_args": {"widht": 3}},
+            ["unknown key 'widht' under model.init_args.head.init_args", "'width'?"],
+        ),
+        (
+            "model.init_args.head",
+            {"class_path": "Head", "init_args": {"width": "wide"}},
+            ["model.init_args.head.init_args.width: Expected a <class 'int'>. Got value: wide\n"],
+        ),
     ],
 )
 def test_a_mistake_is_named(
@@ -89,6 +106,71 @@ def test_configs_compose_and_options_override(toy_main: Main, config: dict) -> N
     assert toy_main("fit", saved) == 3
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("model.init_args.learning_rate", -1.0, "fit: toy: learning_rate must be above 0, found"),
+        ("trainer.accelerator", "mps", "toy: trainer: `MPSAccelerator` can not run"),
+        ("trainer.accelerator", "gpuu", "accelerator='gpuu'"),
+    ],
+)
+def test_a_value_that_a_class_refuses_is_named(
+    toy_main: Main,
+    config: dict,
+    capsys: pytest.CaptureFixture[str],
+    path: str,
+    value: object,
+    says: str,
+) -> None:
+    assert toy_main("fit", changed(config, path, value)) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["batch_size", "num_workers"])
+def test_loader_options_out_of_range(
+    toy_main: Main, config: dict, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert toy_main("fit", changed(config, f"data.init_args.{option}", -1)) == 2
+    assert "expected batch_size >= 1" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_named(
+    toy_main: Main, config: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("taken").write_text("a file")
+    assert toy_main("fit", config, "--runs_dir", "taken/runs") == 2
+    assert "taken/runs" in capsys.readouterr().err
+
+
+def test_of_a_union_only_what_was_meant_is_said() -> None:
+    said = plain(
+        """Parser key "data":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'a.Simulated'>, <class 'b.Measured'>, <class 'NoneType'>]
+  Errors:
+    - Expected a dot import path string: Measured
+    - Problem with given class_path 'b.Measured':
+        Option 'calibratin' is not accepted
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'dict'>
+  Given value: {'class_path': 'Measured', 'init_args': {'calibratin': 16}}"""
+    )
+    assert said == "data: Option 'calibratin' is not accepted"
+    said = plain(
+        """Parser key "data":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'a.Simulated'>, <class 'b.Measured'>]
+  Errors:
+    - Expected a dot import path string: Measure
+    - Expected a dot import path string: Measure
+  Given value type: <class 'dict'>
+  Given value: {'class_path': 'Measure'}"""
+    )
+    assert "allowed: Simulated, Measured" in said
+    assert said.count("import path") == 1
+    assert plain("two\nlines of another kind") == "two\nlines of another kind"
+
+
 def test_unknown_verb(toy_main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     import toy
 
@@ -96,7 +178,7 @@ def test_unknown_verb(toy_main: Main, capsys: pytest.CaptureFixture[str]) -> Non
     assert "did you mean 'fit'?" in capsys.readouterr().err
     assert toy.run([]) == 2
     assert toy.run(["--help"]) == 0
-    assert "repeat" in capsys.readouterr().out
+    assert "  repeat           Print the content of a file" in capsys.readouterr().out
 
 
 def test_an_option_that_there_is_none_of_is_named(

@@ -77,6 +77,7 @@ def test_finished_changed_and_fresh(
 
 def test_another_unfinished_run_of_the_name_lists_the_changed_keys(tmp_path: Path) -> None:
     first = open_run(tmp_path, "run", CONFIG)
+    first.last.touch()
     changed = {**CONFIG, "model": {"a": 2, "b": [1, 2]}}
     with pytest.raises(ConfigError, match=r"(?s)model\.a: 1 -> 2.*--fresh") as error:
         open_run(tmp_path, "run", changed)
@@ -85,6 +86,14 @@ def test_another_unfinished_run_of_the_name_lists_the_changed_keys(tmp_path: Pat
     open_run(tmp_path, "run", changed, fresh=True)
     assert not first.path.exists()
     assert first.path.with_name(first.path.name + ".old-1").is_dir()
+
+
+def test_a_run_that_saved_nothing_stands_in_no_way(tmp_path: Path) -> None:
+    first = open_run(tmp_path, "run", CONFIG)
+    second = open_run(tmp_path, "run", {**CONFIG, "model": {"a": 2}})
+    assert first.path.is_dir()
+    assert second.path.is_dir()
+    assert first.path != second.path
 
 
 def test_one_process_a_folder(tmp_path: Path) -> None:

@@ -63,6 +63,17 @@ class ToyData(pl.LightningDataModule):
     test_dataloader = val_dataloader
 
 
+class Head:
+    """An object that a configuration names by its class.
+
+    Args:
+        width: Of nothing.
+    """
+
+    def __init__(self, width: int = 1) -> None:
+        self.width = width
+
+
 class ToyModel(pl.LightningModule):
     """Two layers with dropout and a buffer.
 
@@ -70,13 +81,20 @@ class ToyModel(pl.LightningModule):
         learning_rate: Step size of Adam.
         diverge_at: Step at which the loss becomes NaN; -1: never.
         pause: Seconds a step.
+        head: Not used.
     """
 
     def __init__(
-        self, learning_rate: float = 1e-2, diverge_at: int = -1, pause: float = 0.0
+        self,
+        learning_rate: float = 1e-2,
+        diverge_at: int = -1,
+        pause: float = 0.0,
+        head: Head | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        if learning_rate <= 0:
+            raise ValueError(f"toy: learning_rate must be above 0, found {learning_rate}")
+        self.save_hyperparameters(ignore="head")
         self.net = torch.nn.Sequential(
             torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 4)
         )

@@ -14,7 +14,7 @@ from raw_files import Line, header_xml, noise, write_fastmri, write_ismrmrd
 
 from sagittal_core.errors import ConfigError, DataError
 from sagittal_mri.data.fastmri import read_fastmri
-from sagittal_mri.data.io import read_kspace
+from sagittal_mri.data.io import index_kspace, read_kspace
 from sagittal_mri.data.ismrmrd_raw import read_ismrmrd
 from sagittal_mri.data.record import KspaceRecord
 from sagittal_mri.physics.fourier import center_crop, fft2c, ifft2c
@@ -209,9 +209,13 @@ def test_missing_header(tmp_path):
     [
         ("no xml at all", "no XML"),
         ("<ismrmrdHeader/>", "0 of them"),
-        ("<h><encoding><encodedSpace/></encoding></h>", "[None, None]"),
+        ("<h><encoding><encodedSpace/></encoding></h>", "found:    [0, 0]"),
         ('<!DOCTYPE h [<!ENTITY a "b">]><h>&a;</h>', "entity"),
         (header_xml(("many", 6, 1), (6, 6, 1)), "'many'"),
+        (header_xml((6, 6, 1), ("NaN", 6, 1)), "'NaN'"),
+        (header_xml(("1e9", 6, 1), (6, 6, 1)), "[1000000000.0, 6.0]"),
+        (header_xml((6, 6, 1), (6, 6, 1), recon_fov=("inf", 1, 1)), "'inf'"),
+        (header_xml((6, 6, 1), (6, 6, 1), limits=("inf", 3)), "'inf'"),
     ],
 )
 def test_unusable_header(tmp_path, xml, word):
@@ -266,6 +270,12 @@ BAD_KEYS = {
         "float32",
         "int32",
     ),
+    "reference sign": (
+        {"reconstruction_rss": -np.ones((2, 6, 8), "f4")},
+        "reference",
+        "magnitudes >= 0",
+        "from -1",
+    ),
     "coils": (
         {"noise_covariance": np.eye(4, dtype="c8")},
         "noise_covariance",
@@ -290,6 +300,18 @@ BAD_KEYS = {
         "(6, 8, 2)",
         "(6, 9, 2)",
     ),
+    "trajectory dtype": (
+        {"trajectory": np.zeros((6, 8, 2), "c8")},
+        "trajectory",
+        "radians per pixel",
+        "complex64",
+    ),
+    "mask of spokes": (
+        {"trajectory": np.zeros((6, 8, 2), "f4"), "mask": np.array([b"x"] * 6)},
+        "mask",
+        "0 and 1",
+        "S1",
+    ),
 }
 
 
@@ -300,6 +322,45 @@ def test_unusable_companions_of_kspace(tmp_path, case):
     with pytest.raises(DataError) as error:
         read_kspace(path)
     expect_error(error, path, key, *words)
+
+
+@pytest.mark.parametrize("mask", [np.full(8, 0.5), np.array([b"x"] * 8), np.ones(9)])
+def test_an_index_trusts_no_mask_that_the_reader_refuses(tmp_path, mask):
+    path = write_fastmri(tmp_path / "x.h5", noise((2, 3, 6, 8)), mask=mask)
+    for read in (read_kspace, index_kspace):
+        with pytest.raises(DataError) as error:
+            read(path)
+        expect_error(error, path, "mask")
+
+
+def test_an_index_counts_no_padding_as_acquired(tmp_path):
+    kspace = noise((2, 3, 8, 12))
+    kspace[..., :2] = kspace[..., 10:] = 0
+    xml = header_xml((8, 12, 1), (8, 12, 1), limits=(7, 4))
+    path = write_fastmri(tmp_path / "x.h5", kspace, xml=xml, mask=np.ones(12))
+    assert torch.equal(index_kspace(path).columns, read_kspace(path).mask)
+    assert int(index_kspace(path).columns.sum()) == 8
+
+
+def test_the_other_byte_order_is_read_alike(tmp_path):
+    kspace = noise((2, 3, 6, 8))
+    path = write_fastmri(tmp_path / "x.h5", kspace.astype(">c8"))
+    assert np.array_equal(read_kspace(path).kspace.numpy(), kspace)
+
+
+def test_a_folder_and_a_file_without_permission(tmp_path, monkeypatch):
+    with pytest.raises(DataError) as error:
+        read_kspace(tmp_path)
+    expect_error(error, tmp_path, "file", "an existing file", "a folder")
+    path = write_fastmri(tmp_path / "x.h5", noise((2, 3, 6, 8)))
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(DataError) as error:
+        read_kspace(path)
+    expect_error(error, path, "file", "may be read", "permission denied")
 
 
 def test_nan_is_counted_before_the_readout_crop_spreads_it(tmp_path):
@@ -549,7 +610,17 @@ def test_ismrmrd_without_table(tmp_path):
         del file["dataset/data"]
     with pytest.raises(DataError) as error:
         read_kspace(path)
-    expect_error(error, path, "dataset/data", "a dataset of this name")
+    expect_error(error, path, "dataset/data", "a dataset of this name", "/dataset holds: xml")
+
+
+def test_ismrmrd_heads_without_their_fields(tmp_path):
+    path = write_ismrmrd(tmp_path / "a.h5", XML, cartesian_lines(noise((1, 2, 8, 6))))
+    with h5py.File(path, "a") as file:
+        del file["dataset/data"]
+        file["dataset/data"] = np.zeros(3, [("head", "i4"), ("traj", "f4"), ("data", "f4")])
+    with pytest.raises(DataError) as error:
+        read_kspace(path)
+    expect_error(error, path, "dataset/data/head", "the fields of ISMRMRD", "active_channels")
 
 
 # --- geometry -----------------------------------------------------------------------------------
@@ -591,7 +662,12 @@ def test_ismrmrd_affine_puts_the_centre_pixel_at_the_slice_position(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("positions", "word"), [((0.0, 5.0, 11.0), "equally spaced"), (None, "orthonormal")]
+    ("positions", "word"),
+    [
+        ((0.0, 5.0, 11.0), "equally spaced"),
+        ((0.0, math.nan, 11.0), "not finite"),
+        (None, "orthonormal"),
+    ],
 )
 def test_orientation_is_left_out_rather_than_guessed(tmp_path, positions, word):
     xml = header_xml(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import typing
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -89,10 +91,11 @@ def _check_class(value: Mapping[str, Any], cls: type, where: str) -> None:
         raise ConfigError(f"{where}.init_args: expected keys, found {type(given).__name__}")
     _check_keys(given, _parameters(cls), f"{where}.init_args")
     for key, inner in given.items():
-        if isinstance(inner, Mapping) and "." in str(inner.get("class_path", "")):
-            path = str(inner["class_path"])
+        if isinstance(inner, Mapping) and "class_path" in inner:
             inner_where = f"{where}.init_args.{key}"
-            _check_class(inner, _import(path, inner_where), inner_where)
+            found = _resolve_inner(str(inner["class_path"]), cls, str(key), inner_where)
+            if found is not None:
+                _check_class(inner, found, inner_where)
 
 
 def _check_keys(given: Mapping[str, Any], allowed: list[str], where: str) -> None:
@@ -119,6 +122,24 @@ def _resolve(path: str, base: type, where: str) -> type:
     if path not in classes:
         raise ConfigError(unknown("class_path", path, list(classes), where))
     return classes[path]
+
+
+def _resolve_inner(path: str, cls: type, key: str, where: str) -> type | None:
+    """The class that a parameter of ``cls`` asks for; None where its annotation names none."""
+    if "." in path:
+        return _import(path, where)
+    try:
+        hint = typing.get_type_hints(cls.__init__).get(key)
+    except (NameError, TypeError):  # an annotation that only a type checker can evaluate
+        return None
+    bases = [kind for kind in (hint, *typing.get_args(hint)) if inspect.isclass(kind)]
+    classes = {c.__name__: c for base in bases for c in (base, *_subclasses(base))}
+    if not bases or path in classes:
+        return classes.get(path)
+    # Of torch's own modules, hundreds, a bare name is never meant.
+    ours = [name for name, c in classes.items() if not c.__module__.startswith("torch.")]
+    offered = [name for name in ours if not inspect.isabstract(classes[name])]
+    raise ConfigError(unknown("class_path", path, [n for n in offered if n != "NoneType"], where))
 
 
 def _import(path: str, where: str) -> type:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sagittal_core.config_errors import plain
+
 
 class DataError(ValueError):
     """A file or value supplied by the user is not what the reader needs.
@@ -70,4 +72,4 @@ def mistakes_named(where: str) -> Iterator[None]:
             raise cause from None
         if not isinstance(cause, ValueError):
             raise
-        raise ConfigError(f"{where}: {cause}") from None
+        raise ConfigError(f"{where}: {plain(str(cause))}") from None

@@ -125,14 +125,17 @@ def open_run(
 
     Raises:
         RunFinished: If the same configuration has finished and ``fresh`` is False.
-        ConfigError: If another configuration of the same name is unfinished and ``fresh`` is
-            False, or another process is training in the folder.
+        ConfigError: If another configuration of the same name has left a checkpoint unfinished and
+            ``fresh`` is False, or another process is training in the folder.
     """
     run = folder_of(runs_dir, run_name, config)
     others = [
         other
         for other in folders_named(runs_dir, run_name)
-        if other != run.path and RunFolder(other).status() == "unfinished"
+        if other != run.path
+        and RunFolder(other).status() == "unfinished"
+        # One that stopped before its first checkpoint, at a wrong path say, holds nothing to lose.
+        and RunFolder(other).last.is_file()
     ]
     if fresh:
         for old in [run.path, *others]:

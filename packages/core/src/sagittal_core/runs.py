@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -13,11 +12,13 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from sagittal_core.errors import ConfigError, DataError
-from sagittal_core.run_folder import folders_named
+from sagittal_core.run_folder import RunFolder, folders_named
 
 
 def find_run(prefix: Path) -> Path:
     """The run folder ``<prefix>-<hash>``, or ``prefix`` itself if it is one.
+
+    Folders of runs that stopped before their first checkpoint do not count.
 
     Raises:
         ConfigError: none, or several, of which the user has to name one.
@@ -25,13 +26,16 @@ def find_run(prefix: Path) -> Path:
     if (prefix / "config.yaml").exists():
         return prefix
     found = folders_named(prefix.parent, prefix.name)
-    folders = [folder for folder in found if (folder / "config.yaml").exists()]
+    folders = [
+        folder
+        for folder in found
+        if (folder / "config.yaml").exists() and RunFolder(folder).last.is_file()
+    ]
     if len(folders) != 1:
         names = ", ".join(str(p) for p in folders) or "none"
         hint = "name one of them in full" if folders else "train it first"
         raise ConfigError(f"expected one run folder {prefix}-<hash>, found {names}; {hint}")
-    state = json.loads((folders[0] / "state.json").read_text())
-    if state.get("state", state.get("status")) != "finished":
+    if RunFolder(folders[0]).status() != "finished":
         raise ConfigError(f"{folders[0]} is not finished: run its `fit` command again to resume it")
     return folders[0]
 

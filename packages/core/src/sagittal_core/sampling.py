@@ -134,6 +134,9 @@ class ResumableDataLoader(DataLoader[Any]):
         batch_size: Items a batch and process.
         shuffle: True for training, False for evaluation.
         **options: Further ``DataLoader`` options (``num_workers``, ``collate_fn``, ...).
+
+    Raises:
+        ConfigError: For a batch size below 1 or a negative number of workers.
     """
 
     def __init__(
@@ -145,6 +148,11 @@ class ResumableDataLoader(DataLoader[Any]):
         shuffle: bool = True,
         **options: Any,
     ) -> None:
+        if batch_size < 1 or options.get("num_workers", 0) < 0:
+            raise ConfigError(
+                "expected batch_size >= 1 and num_workers >= 0, found"
+                f" {batch_size} and {options.get('num_workers', 0)}"
+            )
         grouped = dist.is_available() and dist.is_initialized()
         sampler = CounterSampler(
             len(dataset),  # type: ignore[arg-type]

@@ -16,10 +16,11 @@ from filelock import FileLock
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from sagittal_core import callbacks as ours
 from sagittal_core.config_check import check_files
+from sagittal_core.config_errors import plain
 from sagittal_core.errors import ConfigError, mistakes_named
 from sagittal_core.run_folder import RunFolder, find_run, folder_of, open_run
 from sagittal_core.run_logger import RunLogger
@@ -55,7 +56,9 @@ def run(prog: str, verb: str, args: list[str], register: str) -> int:
             args=[verb, *args],
         )
     except ArgumentError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(plain(str(error))) from None
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from error
     except ours.NonFiniteLoss as error:
         sys.stderr.write(f"{prog}: {error}\n")
         return 1
@@ -109,11 +112,6 @@ class SagittalCLI(LightningCLI):
             "--monitor", type=str | None, default=None, help="metric that decides best.ckpt"
         )
         parser.add_argument("--monitor_mode", type=Literal["min", "max"], default="min")
-
-    def instantiate_classes(self) -> None:
-        """Build model, data and trainer; what a class refuses is a mistake in the configuration."""
-        with mistakes_named(str(self.subcommand)):
-            super().instantiate_classes()
 
     def before_instantiate_classes(self) -> None:
         """Find the run folder and point the checkpoint and the loggers to it."""
@@ -180,6 +178,18 @@ class SagittalCLI(LightningCLI):
                 os.environ.setdefault("WANDB_X_DISABLE_META", "true")
                 os.environ.setdefault("WANDB_CONSOLE", "off")
         return logger
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer.
+
+        Raises:
+            ConfigError: For a value that one of them refuses, or a device that is not there.
+        """
+        try:
+            with mistakes_named(str(self.subcommand)):
+                super().instantiate_classes()
+        except MisconfigurationException as error:
+            raise ConfigError(f"trainer: {error}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the metrics table, the checkpoints, the guards and the progress display."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 import docstring_parser
@@ -26,7 +27,7 @@ def verb_help(prog: str, verb: str, target: str) -> str:
         LookupError: if the module has no such function.
     """
     function = _find_function(target)
-    documented = docstring_parser.parse(ast.get_docstring(function) or "")
+    documented = docstring_parser.parse(_plain(ast.get_docstring(function) or ""))
     described = {parameter.arg_name: parameter.description for parameter in documented.params}
     text = [documented.short_description, documented.long_description]
     parser = argparse.ArgumentParser(
@@ -48,13 +49,18 @@ def verb_help(prog: str, verb: str, target: str) -> str:
 
 
 def summary(target: str) -> str:
-    """First line of a verb's docstring, without importing its module.
+    """First sentence of a verb's docstring, without importing its module.
 
     Args:
         target: As of :func:`verb_help`.
     """
-    documented = (ast.get_docstring(_find_function(target)) or "").split("\n\n")[0]
-    return " ".join(documented.split())
+    text = ast.get_docstring(_find_function(target)) or ""
+    return _plain(" ".join(text.partition("\n\n")[0].split()))
+
+
+def _plain(text: str) -> str:
+    """A docstring without the markup that only Sphinx reads."""
+    return re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "")
 
 
 def _find_function(target: str) -> ast.FunctionDef:

@@ -46,6 +46,8 @@ def run(prog: str, verb: str, target: str, args: list[str]) -> int:
 
     from jsonargparse import ArgumentParser
 
+    from sagittal_core.config_errors import plain
+
     function = load(target)
     _expect_known(function, args)
     summary = (function.__doc__ or "").strip().partition("\n\n")[0]
@@ -55,7 +57,7 @@ def run(prog: str, verb: str, target: str, args: list[str]) -> int:
     try:
         values = parser.parse_args(_gathered(function, args))
     except ArgumentError as error:
-        raise ConfigError(f"{verb}: {error}") from None
+        raise ConfigError(f"{verb}: {plain(str(error))}") from None
     values.pop("config", None)
     with mistakes_named(verb):
         arguments = parser.instantiate_classes(values).as_dict()

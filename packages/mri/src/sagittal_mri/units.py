@@ -88,6 +88,8 @@ class UNITS(lightning.LightningModule):
         self.partition = KWeightedSSDU() if partition is None else partition
         if consistency and getattr(self.partition, "views", 1) < 2:
             raise ValueError("UNITS: consistency > 0 compares views; set partition views to 2")
+        if not learning_rate > 0:
+            raise ValueError(f"UNITS: learning_rate must be above 0, found {learning_rate}")
         self.distance = distance
         self.consistency = consistency
         self.learning_rate = learning_rate

@@ -33,6 +33,24 @@ _EXCLUDED = {
     "phase stabilization": 31,
 }
 _BLOCK = 256
+# What is used of an acquisition header, and of its encoding counters.
+_HEAD = {
+    "flags",
+    "idx",
+    "active_channels",
+    "number_of_samples",
+    "trajectory_dimensions",
+    "center_sample",
+    "discard_pre",
+    "discard_post",
+    "encoding_space_ref",
+    "sample_time_us",
+    "position",
+    "read_dir",
+    "phase_dir",
+    "slice_dir",
+}
+_COUNTED = {*COUNTERS, "average", "slice", "kspace_encode_step_1", "kspace_encode_step_2"}
 
 
 @dataclass
@@ -80,6 +98,17 @@ class Acquisitions:
         data = np.ascontiguousarray(item["data"], np.float32).view(np.complex64)
         trajectory = np.asarray(item["traj"], np.float32).reshape(count, dimensions)
         return data.reshape(coils, count)[:, keep], trajectory[keep]
+
+
+def expect_fields(head: np.dtype[np.void], key: str, path: Path) -> None:
+    """Raise a DataError if acquisition headers lack a field that is read later."""
+    missing = sorted(_HEAD - set(head.names or ()))
+    if not missing:
+        missing = [f"idx.{name}" for name in sorted(_COUNTED - set(head["idx"].names or ()))]
+    if missing:
+        expected = "acquisition headers with the fields of ISMRMRD"
+        found = f"none called {', '.join(missing)}"
+        raise DataError(path, key=f"{key}/head", expected=expected, found=found)
 
 
 def imaging_rows(raw: Acquisitions, select: Mapping[str, int]) -> NDArray[np.intp]:

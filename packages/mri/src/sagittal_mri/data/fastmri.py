@@ -85,10 +85,10 @@ def index_fastmri(path: str | Path) -> KspaceIndex:
         grid = (dataset.shape[-2], dataset.shape[-1])
         cartesian = "trajectory" not in file
         height = _image_shape(path, file, header, grid)[0] if cartesian else grid[0]
-        mask = file.get("mask")
         columns = None
-        if cartesian and isinstance(mask, h5py.Dataset) and mask.size == grid[1]:
-            columns = torch.from_numpy(np.asarray(mask[()]).astype(bool).reshape(1, -1))
+        if cartesian and "mask" in file:
+            mask = _stored_mask(file, path, grid)
+            columns = _without_padding(mask, header) if len(mask) == 1 else None
         return KspaceIndex(
             path=path,
             slices=tuple(range(dataset.shape[0])),
@@ -178,14 +178,16 @@ def _image_shape(
 
 
 def _radial_record(opened: _Open, header: EncodingHeader, kspace: Tensor) -> KspaceRecord:
-    values = require_dataset(opened.file, "trajectory", opened.path)[()]
+    values = np.asarray(require_dataset(opened.file, "trajectory", opened.path)[()])
+    if values.dtype.kind != "f":
+        raise opened.error("trajectory", "float32, radians per pixel", str(values.dtype))
     height, width = header.recon.matrix[:2]
     reference = _reference(opened, kspace.shape[0])
     mask = torch.ones(kspace.shape[2], 1, dtype=torch.bool)
     if "mask" in opened.file:
-        mask = torch.from_numpy(np.asarray(opened.file["mask"][()]).astype(bool).reshape(-1, 1))
+        mask = _booleans(opened.file, opened.path).reshape(-1, 1)
     voxel = header.voxel_size_mm(*header.encoded.matrix[:2])
-    trajectory = torch.from_numpy(np.asarray(values, dtype=np.float32))
+    trajectory = torch.from_numpy(values.astype(np.float32))
     return _record(opened, kspace, mask, trajectory, (height, width), reference, voxel)
 
 
@@ -234,7 +236,7 @@ def _mask(opened: _Open, header: EncodingHeader, kspace: Tensor) -> Tensor:
                 "slice read and count as not acquired"
             )
         return mask
-    mask = _stored_mask(opened, tuple(measured.shape))
+    mask = _stored_mask(opened.file, opened.path, (measured.shape[0], measured.shape[1]))
     padding = _padding_columns(header, columns)
     if bool((mask & padding).any()):
         mask = mask & ~padding
@@ -254,17 +256,31 @@ def _padding_columns(header: EncodingHeader, measured: Tensor) -> Tensor:
     return ((index < limits[0]) | (index >= limits[1])) & ~measured
 
 
-def _stored_mask(opened: _Open, grid: tuple[int, ...]) -> Tensor:
-    dataset = require_dataset(opened.file, "mask", opened.path)
-    values: NDArray[np.generic] = np.asarray(dataset[()])
-    if values.dtype.kind not in "biuf":
-        raise opened.error("mask", "booleans or numbers 0 and 1", str(values.dtype))
-    if values.shape not in ((grid[1],), (1, grid[1]), grid):
+def _without_padding(mask: Tensor, header: EncodingHeader) -> Tensor:
+    """The same less the zero padding, as far as the header tells it; some masks count it in."""
+    limits = header.padding()
+    if limits is None or mask.shape[1] != header.encoded.matrix[1]:
+        return mask
+    index = torch.arange(mask.shape[1])
+    return mask & (index >= limits[0]) & (index < limits[1])
+
+
+def _stored_mask(file: h5py.File, path: Path, grid: tuple[int, int]) -> Tensor:
+    """``/mask`` as ``(1, phase)`` or ``(readout, phase)``."""
+    mask = _booleans(file, path)
+    if tuple(mask.shape) not in ((grid[1],), (1, grid[1]), grid):
         expected = f"shape {(grid[1],)} or {grid} to fit kspace"
-        raise opened.error("mask", expected, str(values.shape))
-    if values.dtype != bool and not np.isin(values, (0, 1)).all():
-        raise opened.error("mask", "booleans or numbers 0 and 1", "other numbers")
-    return torch.from_numpy(values.astype(bool).reshape(-1, grid[1]))
+        raise DataError(path, key="mask", expected=expected, found=str(tuple(mask.shape)))
+    return mask.reshape(-1, grid[1])
+
+
+def _booleans(file: h5py.File, path: Path) -> Tensor:
+    """``/mask``, stored as booleans or as the numbers 0 and 1."""
+    values: NDArray[np.generic] = np.asarray(require_dataset(file, "mask", path)[()])
+    found = str(values.dtype) if values.dtype.kind not in "biuf" else "other numbers"
+    if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
+        raise DataError(path, key="mask", expected="booleans or numbers 0 and 1", found=found)
+    return torch.from_numpy(values.astype(bool))
 
 
 def _reference(opened: _Open, count: int) -> Tensor | None:

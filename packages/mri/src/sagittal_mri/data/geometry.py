@@ -49,6 +49,9 @@ def slice_geometry(
         return SliceGeometry(voxel_size_mm, None, (note,))
     parallel = all(np.allclose(h[n], heads[0][n], atol=1e-3) for h in heads for n in names)
     positions = np.array([h["position"] for h in heads], np.float64)
+    if not np.isfinite(positions).all():
+        note = "positions of slices not finite: orientation left out"
+        return SliceGeometry(voxel_size_mm, None, (note,))
     center = (float(image_shape[0] // 2), float(image_shape[1] // 2))
     try:
         if not parallel:

@@ -18,18 +18,22 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
     """Open ``path`` for reading.
 
     Raises:
-        DataError: if it does not exist, is empty, is no HDF5 file, or is truncated or damaged. The
-            last also while data are read inside the ``with`` block.
+        DataError: if it does not exist, may not be read, is empty, is no HDF5 file, or is truncated
+            or damaged. The last also while data are read inside the ``with`` block.
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(path, key="file", expected="an existing file", found="no such file")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise DataError(path, key="file", expected="an existing file", found=found)
     size = path.stat().st_size
     if size == 0:
         raise DataError(path, key="file", expected="an HDF5 file", found="an empty file (0 bytes)")
     try:
         with h5py.File(path, "r") as file:
             yield file
+    except PermissionError as error:
+        expected = "a file that may be read"
+        raise DataError(path, key="file", expected=expected, found="permission denied") from error
     except OSError as error:
         if h5py.is_hdf5(path) or "truncated" in str(error):
             found = f"{size} bytes that HDF5 cannot read: {error}"
@@ -48,8 +52,12 @@ def require_dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
     """
     found = file.get(key)
     if not isinstance(found, h5py.Dataset):
-        held = ", ".join(sorted(file.keys())) or "nothing"
-        raise DataError(path, key=key, expected="a dataset of this name", found=f"holds: {held}")
+        folder = file.get(key.rpartition("/")[0] or "/")
+        inside = folder if isinstance(folder, h5py.Group) else file
+        held = ", ".join(sorted(inside.keys())) or "nothing"
+        where = "" if inside.name == "/" else f"{inside.name} "
+        expected = "a dataset of this name"
+        raise DataError(path, key=key, expected=expected, found=f"{where}holds: {held}")
     return found
 
 
@@ -79,8 +87,11 @@ def as_complex64(
     Raises:
         DataError: if they are not complex.
     """
-    if values.dtype == np.complex64:
-        return values, None  # type: ignore[return-value]
-    if values.dtype == np.complex128:
-        return values.astype(np.complex64), f"{key} was complex128 and is rounded to complex64"
+    # Either byte order: files of another machine, and of some tools, are big-endian.
+    if values.dtype.newbyteorder("=") == np.complex64:
+        return values.astype(np.complex64, copy=False), None
+    if values.dtype.newbyteorder("=") == np.complex128:
+        with np.errstate(over="ignore"):  # an infinity is found, and named, by expect_finite
+            rounded = values.astype(np.complex64)
+        return rounded, f"{key} was complex128 and is rounded to complex64"
     raise DataError(path, key=key, expected="complex64", found=str(values.dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,6 +10,7 @@ from xml.etree import ElementTree
 from sagittal_core.errors import DataError
 
 _MAX_BYTES = 16 * 2**20
+_MAX_MATRIX = 2**16 - 1  # matrix sizes are unsigned shorts in the header's schema
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,18 @@ class _Reader:
         if found is None:
             return None
         try:
-            return float(found.text or "")
-        except ValueError as error:
-            raise self.error(f"a number in {'/'.join(names)}", repr(found.text)) from error
+            value = float(found.text or "")
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise self.error(f"a number in {'/'.join(names)}", repr(found.text or ""))
+        return value
 
     def space(self, node: ElementTree.Element, name: str) -> Space:
-        matrix = [self.number(node, name, "matrixSize", axis) for axis in "xyz"]
+        matrix = [self.number(node, name, "matrixSize", axis) or 0 for axis in "xyz"]
         fov = [self.number(node, name, "fieldOfView_mm", axis) for axis in "xyz"]
-        if matrix[0] is None or matrix[1] is None or min(matrix[0], matrix[1]) < 1:
-            raise self.error(f"{name}/matrixSize with positive x and y", str(matrix[:2]))
+        if not all(1 <= size <= _MAX_MATRIX for size in matrix[:2]):
+            raise self.error(f"{name}/matrixSize with x and y in 1..{_MAX_MATRIX}", str(matrix[:2]))
         return Space(
             (int(matrix[0]), int(matrix[1]), int(matrix[2] or 1)),
             (fov[0] or 0.0, fov[1] or 0.0, fov[2] or 0.0),
@@ -118,7 +123,8 @@ def parse_header(text: str, *, key: str, path: Path, encoding: int = 0) -> Encod
     """Read encoding number ``encoding`` of an ISMRMRD XML header.
 
     Raises:
-        DataError: on text that is no XML, a missing encoding, or a missing matrix size.
+        DataError: on text that is no XML, a missing encoding, a missing or impossible matrix size,
+            and numbers that are none, NaN or infinite.
     """
     reader = _Reader(text, key, path)
     encodings = reader.root.findall("{*}encoding")

@@ -21,6 +21,7 @@ from sagittal_core.errors import ConfigError, DataError
 from sagittal_mri.data.acquisitions import (
     COUNTERS,
     Acquisitions,
+    expect_fields,
     imaging_noise_covariance,
     imaging_rows,
     slice_order,
@@ -135,6 +136,7 @@ def _imaging(
                 expected="fields head, traj, data",
                 found=str(table.dtype),
             )
+        expect_fields(table["head"].dtype, f"{group}/data", path)
         raw = Acquisitions(path, header, table["head"], table, [])
         rows = imaging_rows(raw, select)
         encoding = int(raw.heads[rows[0]]["encoding_space_ref"])

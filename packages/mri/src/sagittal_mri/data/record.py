@@ -174,6 +174,10 @@ class KspaceRecord:
             self._fail("reference", f"shape {expected}", str(tuple(self.reference.shape)))
         self._expect_dtype("reference", self.reference, torch.float32)
         expect_finite(self.source, "reference", self.reference)
+        if float(self.reference.min()) < 0:
+            self._fail(
+                "reference", "magnitudes >= 0", f"values from {float(self.reference.min()):g}"
+            )
 
     def _validate_covariance(self) -> None:
         covariance = self.noise_covariance

@@ -45,6 +45,11 @@ class UnrolledNetwork(nn.Module):
                 f"UnrolledNetwork: data_consistency is 'cg' or 'gradient', found "
                 f"{data_consistency!r}"
             )
+        if min(iterations, channels, cg_iterations) < 1 or levels < 0:
+            raise ValueError(
+                "UnrolledNetwork: expected iterations, channels and cg_iterations >= 1 and"
+                f" levels >= 0, found {iterations}, {channels}, {cg_iterations} and {levels}"
+            )
         self.iterations = iterations
         self.data_consistency = data_consistency
         self.cg_iterations = cg_iterations
