@@ -106,7 +106,7 @@ def test_what_is_no_schema_is_refused(text: str, tmp_path: Path) -> None:
         (GOOD.replace("No", "maybe"), r"DM[\s\S]*row 3"),
         (GOOD.replace("AGE", "AGES"), r"expected: AGE"),
         (GOOD.splitlines()[0] + "\n", "at least one row"),
-        ("", "EmptyDataError"),
+        ("", "an empty file"),
         ("ID,AGE,SEX,CHOL,SMK,DM\na,50,1,201,,\nb,50,1,190,,\n", "look like mg/dL"),
     ],
 )  # fmt: skip

@@ -10,6 +10,10 @@ import pandas
 import torch
 import yaml
 
+from sagittal_risk.cli import run
+from sagittal_risk.records.groups import groups_of
+from sagittal_risk.records.told import Telling
+
 GROUPS: list[dict[str, Any]] = [
     {
         "name": "demographics",
@@ -75,3 +79,24 @@ def save_run(runs: Path, weights: Path, *, name: str = "tiny", seed: int = 0, **
     (folder / "state.json").write_text(json.dumps({"status": "finished"}))
     torch.save({"state_dict": model.adapters()}, folder / "checkpoints" / "last.ckpt")
     return runs / name
+
+
+TELLING = Telling(groups_of(GROUPS, "test"), QUESTION)
+
+
+def written(frame: pandas.DataFrame, file: Path) -> Path:
+    """Write a CSV file and return it."""
+    frame.to_csv(file, index=False)
+    return file
+
+
+def score(table: Path, prefix: Path, out: Path, *more: str) -> int:
+    """Run ``sagittal-risk score`` with the model alone, unless more says otherwise."""
+    given = ["score", str(table), "--model", str(prefix), "--out", str(out), "--device", "cpu"]
+    alone = () if "--equations" in more or "--schema" in more else ("--equations", "none")
+    return run([*given, "--batch_size", "2", *alone, *more])
+
+
+def scores(out: Path) -> pandas.DataFrame:
+    """The table that it wrote."""
+    return pandas.read_csv(out / "scores.csv", dtype={"missing": str, "out_of_range": str})

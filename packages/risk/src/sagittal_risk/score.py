@@ -22,6 +22,7 @@ from sagittal_risk.records.table import frames_of, ids_of, to_rows
 from sagittal_risk.score_report import Choice, notes, write_report
 from sagittal_risk.scoring import (
     COLUMNS,
+    Names,
     Parts,
     added,
     counts_of,
@@ -107,7 +108,7 @@ def score(
         parts.tidy()
         print(f"{parts.scores}: scored before; nothing to do")
         return
-    number, done = 0, 0
+    number, done, named = 0, 0, Names(read.id)
     with ExitStack() as stack:
         store = job.store(answers or out / "answers.jsonl", stack)
         bar = stack.enter_context(Progress(transient=True))
@@ -116,8 +117,9 @@ def score(
             if not parts.has(number):
                 parts.write(number, *job.scores(start, frame, store, _mover(bar, task, start)))
                 done += 1
+            named.see(frame)
             bar.update(task, completed=start + len(frame))
-    counts = added(parts.counts(number + 1))
+    counts = added(parts.counts(number + 1)) | named.counts
     for line in notes(counts, choice):
         print(line)
     write_report(out, counts, choice)

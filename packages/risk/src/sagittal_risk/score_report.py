@@ -55,6 +55,13 @@ def notes(counts: dict[str, Any], choice: Choice) -> list[str]:
     """What limits the scores, in sentences."""
     found = []
     fields = choice.schema.fields
+    if again := counts.get("ids again"):
+        found.append(
+            f"{again} rows have an identifier (column {choice.schema.id}) that an earlier row has;"
+            " each is scored as a patient of its own, the column row tells them apart."
+        )
+    if empty := counts.get("ids empty"):
+        found.append(f"{empty} rows have no identifier (column {choice.schema.id}).")
     for name, count in counts["implausible"].items():
         # An eGFR that the table does not have comes from its creatinine.
         column = fields.get(name, fields.get("creatinine", Column())).column

@@ -228,6 +228,31 @@ def counts_of(patients: int, every: Sequence[Scored], rows: Rows | None) -> dict
     }
 
 
+class Names:
+    """Counts rows whose identifier is empty or was there before, over all parts.
+
+    Args:
+        column: Of identifiers; None: rows are numbered.
+    """
+
+    def __init__(self, column: str | None) -> None:
+        self.column = column
+        self.counts = {"ids again": 0, "ids empty": 0}
+        self._seen: set[str] = set()
+
+    def see(self, frame: pandas.DataFrame) -> None:
+        """Take a part's identifiers."""
+        if self.column is None:
+            return
+        cells = frame[self.column]
+        text = cells.astype(str).str.strip()
+        ids = text[cells.notna() & (text != "")].tolist()
+        new = set(ids) - self._seen
+        self.counts["ids empty"] += len(frame) - len(ids)
+        self.counts["ids again"] += len(ids) - len(new)
+        self._seen |= new
+
+
 def added(parts: Sequence[Any]) -> Any:
     """Sum of nested counts."""
     first = parts[0]

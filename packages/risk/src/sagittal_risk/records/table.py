@@ -14,6 +14,7 @@ from sagittal_core.errors import DataError
 from sagittal_risk.egfr import complete
 from sagittal_risk.fields import FIELDS, to_numbers
 from sagittal_risk.patients import Patients
+from sagittal_risk.records.csv_shape import check_shape, expect_utf8
 from sagittal_risk.records.schema import Column, Schema, said_values
 
 if TYPE_CHECKING:
@@ -67,14 +68,19 @@ def read_frame(file: Path, texts: bool | Sequence[str] = ()) -> pandas.DataFrame
         if suffix == ".parquet":
             frame = pandas.read_parquet(file)
         else:
+            check_shape(file, _separator(file))
             whole = texts is True
             frame = pandas.read_csv(
                 file,
-                sep="\t" if suffix == ".tsv" else ",",
+                sep=_separator(file),
                 dtype=str if isinstance(texts, bool) else dict.fromkeys(texts, str),
                 keep_default_na=not whole,
                 low_memory=False,
             )
+    except UnicodeDecodeError as error:
+        raise _no_csv(file, error) from None
+    except DataError:
+        raise
     except (ValueError, OSError) as error:
         raise DataError(
             file, key="(file)", expected="a table", found=type(error).__name__
@@ -146,6 +152,7 @@ def column_names(file: Path) -> list[str]:
         raise DataError(file, key="(file)", expected="a table", found="no such file")
     if not _is_csv(file):
         return list(_opened(file).schema_arrow.names)
+    check_shape(file, _separator(file))
     try:
         return [str(name) for name in pandas.read_csv(file, sep=_separator(file), nrows=0).columns]
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -283,6 +290,8 @@ def _separator(file: Path) -> str:
 
 
 def _no_csv(file: Path, error: Exception) -> DataError:
+    if isinstance(error, UnicodeDecodeError):
+        expect_utf8(file)
     return DataError(file, key="(file)", expected="a CSV table", found=type(error).__name__)
 
 
