@@ -129,7 +129,7 @@ def _resolve_inner(path: str, cls: type, key: str, where: str) -> type | None:
     if "." in path:
         return _import(path, where)
     try:
-        hint = typing.get_type_hints(cls.__init__).get(key)
+        hint = typing.get_type_hints(cls.__init__).get(key)  # type: ignore[misc]
     except (NameError, TypeError):  # an annotation that only a type checker can evaluate
         return None
     bases = [kind for kind in (hint, *typing.get_args(hint)) if inspect.isclass(kind)]
