@@ -170,7 +170,9 @@ def test_bad_arguments_say_what_is_wrong():
         cg_solve(identity, rhs, 0.1, rhs[:1])
     with pytest.raises(TypeError, match="x0 is"):
         cg_solve(identity, rhs, 0.1, rhs.double())
-    with pytest.raises(TypeError, match="floating point"):
+    with pytest.raises(TypeError, match=r"single or double, got torch\.bfloat16"):
+        cg_solve(lambda v: v, torch.ones(2, 3, dtype=torch.bfloat16))
+    with pytest.raises(TypeError, match="single or double"):
         cg_solve(identity, rhs.int(), 0.1)
     with pytest.raises(ValueError, match="max_iter"):
         cg_solve(identity, rhs, 0.1, max_iter=0)

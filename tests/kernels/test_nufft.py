@@ -103,6 +103,45 @@ def test_plan_gives_the_same_bits():
         nufft_type2(x, omega, 1e-6, plan=plan)
 
 
+def test_a_plan_of_another_trajectory_is_refused():
+    omega, x = frequencies(40, 2), complex_randn(9, 10)
+    plan = nufft_plan(omega, (9, 10))
+    with pytest.raises(ValueError, match="another trajectory"):
+        nufft_type2(x, frequencies(40, 2) * 0.5, plan=plan)
+    omega[3] *= 0.5  # in place: the plan holds what it was built for
+    with pytest.raises(ValueError, match="another trajectory"):
+        nufft_type1(complex_randn(40), omega, (9, 10), plan=plan)
+    # Single precision may use the plan of its own numbers in double.
+    single = frequencies(40, 2, dtype=torch.float32)
+    wide = nufft_plan(single.double(), (9, 10))
+    nufft_type2(x.to(torch.complex64), single, plan=wide)
+
+
+@pytest.mark.parametrize("frames", [(), (2,)])
+def test_vmap_over_the_data(frames):
+    omega, x, y = frequencies(*frames, 20, 2), complex_randn(3, 2, 7, 6), complex_randn(3, 2, 20)
+    found = torch.func.vmap(lambda a: nufft_type2(a, omega), in_dims=0, out_dims=1)(x)
+    torch.testing.assert_close(found, torch.stack([nufft_type2(a, omega) for a in x], 1))
+    found = torch.func.vmap(lambda a: nufft_type1(a, omega, (7, 6)))(y)
+    torch.testing.assert_close(found, torch.stack([nufft_type1(a, omega, (7, 6)) for a in y]))
+    with pytest.raises(ValueError, match="as frames"):
+        torch.func.vmap(nufft_type2)(x[:2], frequencies(2, 20, 2))
+
+
+def test_functional_gradients_are_those_of_autograd():
+    omega, x, y = frequencies(20, 2), complex_randn(3, 7, 6), complex_randn(3, 20)
+
+    def product(o, a, b):
+        return (nufft_type2(a, o, 1e-8) * b).real.sum()
+
+    leaves = omega.clone().requires_grad_(), x.clone().requires_grad_()
+    wanted = torch.autograd.grad(product(*leaves, y), leaves)
+    found = torch.func.grad(product, argnums=(0, 1))(omega, x, y)
+    torch.testing.assert_close(found, wanted)
+    each = torch.func.vmap(torch.func.grad(product), in_dims=(None, 0, 0))(omega, x, y)
+    torch.testing.assert_close(each.sum(0), wanted[0])
+
+
 def test_a_changed_trajectory_gets_a_plan_of_its_own():
     omega, x = frequencies(40, 2), complex_randn(9, 10)
     before = nufft_type2(x, omega)
@@ -184,6 +223,10 @@ def test_bad_arguments_say_what_is_wrong():
         nufft_type1(complex_randn(10), omega, (4, 5, 6))
     with pytest.raises(ValueError, match="has 2 frames"):
         nufft_type2(complex_randn(3, 4, 5), frequencies(2, 10, 2))
+    with pytest.raises(ValueError, match="on meta, the trajectory on cpu"):
+        nufft_type2(x.to("meta"), omega)
+    with pytest.raises(ValueError, match="meta tensors have none"):
+        nufft_type2(x.to("meta"), omega.to("meta"))
     with pytest.raises(ValueError, match="backend must be"):
         nufft_type2(x, omega, backend="other")
     with pytest.raises(ValueError, match=r"can't be met in torch\.complex64"):

@@ -351,6 +351,19 @@ def test_non_contiguous_and_conjugated_views(native):
     torch.testing.assert_close(found, wanted, rtol=bound, atol=bound)
 
 
+def test_forward_mode_is_refused_not_zero():
+    omega, weights, image, maps = problem((5, 6))
+    kernel = toeplitz_kernel(omega, weights, (5, 6))
+    with pytest.raises(NotImplementedError, match="forward-mode"):
+        torch.func.jvp(lambda x: toeplitz_normal(x, maps, kernel), (image,), (image,))
+
+
+def test_no_frames_give_no_kernels():
+    omega, weights, _, _ = problem((5, 6))
+    assert toeplitz_kernel(omega, weights[None][:0], (5, 6)).shape == (0, 4, 5, 6)
+    assert toeplitz_kernel(omega[None][:0], weights, (5, 6)).shape == (0, 4, 5, 6)
+
+
 def test_many_coils_go_in_groups():
     # A length with a large factor: others don't go through the passes.
     omega, weights, image, maps = problem((131, 20), batch=1, coils=60, dtype=torch.complex64)
@@ -363,6 +376,12 @@ def test_many_coils_go_in_groups():
 def test_bad_arguments_say_what_is_wrong():
     omega, weights, image, maps = problem((6, 7))
     kernel = toeplitz_kernel(omega, weights, (6, 7))
+    with pytest.raises(ValueError, match="weights must be >= 0 and finite"):
+        toeplitz_kernel(omega, weights * math.inf, (5, 6))
+    with pytest.raises(TypeError, match="lam must be real"):
+        toeplitz_normal(image, maps, kernel, torch.tensor(1j))
+    with pytest.raises(ValueError, match="maps on meta"):
+        toeplitz_normal(image, maps.to("meta"), kernel)
     with pytest.raises(ValueError, match="weights must be >= 0"):
         toeplitz_kernel(omega, -weights, (6, 7))
     with pytest.raises(ValueError, match="do not fit trajectory"):

@@ -12,6 +12,7 @@ from sagittal_core.ops import _library, _native, reference
 from sagittal_core.ops.toeplitz import toeplitz_normal
 
 Normal = Callable[..., Tensor]
+_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def cg_solve(
@@ -46,7 +47,7 @@ def cg_solve(
         (B, *N). A zero right-hand side gives zero; NaN in one batch element stays in it.
 
     Raises:
-        TypeError: ``rhs`` is not floating point, or ``x0`` has another dtype.
+        TypeError: ``rhs`` is of another precision, or ``x0`` has another dtype.
         ValueError: Shapes do not fit, ``lam`` is negative, or ``max_iter`` or ``tol`` is.
     """
     weight = _check_solve(rhs, lam, x0, max_iter, tol)
@@ -102,8 +103,8 @@ def _check_solve(
     rhs: Tensor, lam: float | Tensor, x0: Tensor | None, max_iter: int, tol: float
 ) -> Tensor:
     """Return ``lam`` as a (1,) or (B,) tensor."""
-    if not (rhs.is_floating_point() or rhs.is_complex()):
-        raise TypeError(f"rhs must be real or complex floating point, got {rhs.dtype}")
+    if rhs.dtype not in _DTYPES:
+        raise TypeError(f"rhs must be real or complex in single or double, got {rhs.dtype}")
     if rhs.dim() < 1:
         raise ValueError("rhs must have a batch dimension: (B, *N)")
     if x0 is not None and x0.shape != rhs.shape:

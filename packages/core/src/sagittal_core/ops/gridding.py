@@ -179,6 +179,7 @@ class NufftPlan:
         tiles: Tiles along each axis, 1 or an even number n_j wider than the kernel; tile t holds
             the cells from ``t * G_j // n_j`` to ``(t + 1) * G_j // n_j``.
         deconvolution: (*N) float64, inverse of the kernel's transform.
+        trajectory: What it was built for; a transform of another trajectory refuses the plan.
     """
 
     shape: tuple[int, ...]
@@ -191,9 +192,10 @@ class NufftPlan:
     coefficients: Tensor
     tiles: tuple[int, ...]
     deconvolution: Tensor
+    trajectory: Tensor
 
 
-_recent: deque[tuple[Any, Tensor, NufftPlan]] = deque(maxlen=4)
+_recent: deque[tuple[Any, NufftPlan]] = deque(maxlen=4)
 
 
 def nufft_plan(trajectory: Tensor, shape: tuple[int, ...], tol: float = 1e-4) -> NufftPlan:
@@ -241,6 +243,7 @@ def nufft_plan(trajectory: Tensor, shape: tuple[int, ...], tol: float = 1e-4) ->
         coefficients=design.coefficients.to(omega.device),
         tiles=tiles,
         deconvolution=deconvolution.to(omega.device),
+        trajectory=trajectory.detach().clone(),
     )
 
 
@@ -251,12 +254,12 @@ def recent_plan(trajectory: Tensor, shape: tuple[int, ...], tol: float) -> Nufft
     fast even where nobody keeps a plan. Plans of more than a million points are not kept.
     """
     key = (shape, tol, trajectory.dtype, trajectory.device, trajectory.shape)
-    for known, points, plan in tuple(_recent):
-        if known == key and torch.equal(points, trajectory):
+    for known, plan in tuple(_recent):
+        if known == key and torch.equal(plan.trajectory, trajectory):
             return plan
     plan = nufft_plan(trajectory, shape, tol)
     if trajectory.numel() <= _KEPT_NUMBERS:
-        _recent.append((key, trajectory.detach().clone(), plan))
+        _recent.append((key, plan))
     return plan
 
 

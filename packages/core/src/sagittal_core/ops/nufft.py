@@ -3,6 +3,9 @@ r"""Non-uniform fast Fourier transforms of types 1 and 2, in two and three dimen
 Convention, unscaled: type 2 is :math:`y_m = \sum_n x_n e^{-i \langle\omega_m, n\rangle}` with
 :math:`n_j = -\lfloor N_j/2\rfloor, \dots, N_j - 1 - \lfloor N_j/2\rfloor`; type 1 is its adjoint.
 :math:`\omega` is in radians per pixel, its last dimension in the order of the image dimensions.
+
+Both work under ``torch.func`` (``vmap`` over the data, ``grad``, ``vjp``; not in forward mode).
+``torch.compile`` breaks its graph at them: a plan depends on the trajectory's values.
 """
 
 from __future__ import annotations
@@ -41,14 +44,15 @@ def nufft_type2(
         tol: Relative l2 error; at least 1e-6 in complex64, 1e-13 in complex128.
         backend: ``"sagittal"``, or ``"torchkbnufft"`` (its own accuracy, no trajectory gradient).
         plan: :func:`nufft_plan` of this trajectory and shape; without it, those of the last four
-            trajectories are remembered.
+            trajectories are remembered. On a GPU, comparing the trajectories waits for the device.
 
     Returns:
         (..., M) samples, or (T, ..., M); dtype of ``image``.
 
     Raises:
         TypeError: dtypes are not complex, or differ in precision.
-        ValueError: Shapes do not fit, or the trajectory holds NaN or leaves [-pi, pi].
+        ValueError: Shapes or devices do not fit, the trajectory holds NaN or leaves [-pi, pi], or
+            the plan is that of another one.
         ImportError: The chosen backend is not installed.
     """
     dims = trajectory.shape[-1] if trajectory.dim() else 0
@@ -120,6 +124,10 @@ def _check(
             f"{name} is {data.dtype}, so the trajectory must be {data.dtype.to_real()}, "
             f"got {trajectory.dtype}"
         )
+    if data.device != trajectory.device:
+        raise ValueError(f"{name} is on {data.device}, the trajectory on {trajectory.device}")
+    if data.is_meta:
+        raise ValueError("a plan depends on the trajectory's values: meta tensors have none")
     if len(shape) != trajectory.shape[-1]:
         raise ValueError(
             f"image shape {shape} does not fit a trajectory of {trajectory.shape[-1]} dimensions"
@@ -145,6 +153,8 @@ def _check_backend(backend: str) -> None:
 def _resolve_plan(
     plan: NufftPlan | None, trajectory: Tensor, shape: tuple[int, ...], tol: float
 ) -> NufftPlan:
+    if torch._C._functorch.is_batchedtensor(trajectory):
+        raise ValueError("vmap over trajectories: give them as frames instead, (T, M, d)")
     if plan is None:
         return recent_plan(trajectory, shape, tol)
     frames, count, _ = plan.points.shape
@@ -154,6 +164,8 @@ def _resolve_plan(
             f"plan was built for a trajectory {wanted[0]} and shape {plan.shape} at "
             f"tol={plan.tol:g}, not for {tuple(trajectory.shape[:-1])} and {shape} at {tol:g}"
         )
+    if not torch.equal(plan.trajectory.to(trajectory.dtype), trajectory.detach()):
+        raise ValueError("plan was built for another trajectory of this shape")
     return plan
 
 
@@ -231,14 +243,27 @@ def _trajectory_gradient(
     return torch.stack(columns, -1)
 
 
+def _moved_batch(data: Tensor, dim: int, plan: NufftPlan) -> tuple[Tensor, int]:
+    """Data with the dimension of a ``vmap`` where a leading one may stand: frames come first."""
+    place = 1 if plan.framed else 0
+    return data.movedim(dim, place), place
+
+
+def _keep(ctx: Any, data: Tensor, trajectory: Tensor, plan: NufftPlan) -> None:
+    ctx.save_for_backward(data if ctx.needs_input_grad[1] else None, trajectory)
+    ctx.plan = plan
+
+
 class _Type2(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, trajectory: Tensor, plan: NufftPlan) -> Tensor:
-        ctx.save_for_backward(image if trajectory.requires_grad else None, trajectory)
-        ctx.plan = plan
+    def forward(image: Tensor, trajectory: Tensor, plan: NufftPlan) -> Tensor:
         lead = image.shape[: image.dim() - len(plan.shape)]
         samples = _type2(_batched(image, len(plan.shape), plan), plan)
         return samples.reshape(*lead, samples.shape[-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, NufftPlan], output: Tensor) -> None:
+        _keep(ctx, *inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -250,14 +275,23 @@ class _Type2(torch.autograd.Function):
             for_trajectory = _trajectory_gradient(grad, image, trajectory, ctx.plan)
         return for_image, for_trajectory, None
 
+    @staticmethod
+    def vmap(
+        info: Any, dims: tuple[Any, ...], image: Tensor, trajectory: Tensor, plan: NufftPlan
+    ) -> tuple[Tensor, int]:
+        image, place = _moved_batch(image, dims[0], plan)
+        return _Type2.apply(image, trajectory, plan), place
+
 
 class _Type1(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, samples: Tensor, trajectory: Tensor, plan: NufftPlan) -> Tensor:
-        ctx.save_for_backward(samples if trajectory.requires_grad else None, trajectory)
-        ctx.plan = plan
+    def forward(samples: Tensor, trajectory: Tensor, plan: NufftPlan) -> Tensor:
         image = _type1(_batched(samples, 1, plan), plan)
         return image.reshape(*samples.shape[:-1], *plan.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, NufftPlan], output: Tensor) -> None:
+        _keep(ctx, *inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -269,6 +303,13 @@ class _Type1(torch.autograd.Function):
             # Re(i s_m conj(A(r_d g))_m), the same expression as for type 2.
             for_trajectory = _trajectory_gradient(samples, grad, trajectory, ctx.plan)
         return for_samples, for_trajectory, None
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: tuple[Any, ...], samples: Tensor, trajectory: Tensor, plan: NufftPlan
+    ) -> tuple[Tensor, int]:
+        samples, place = _moved_batch(samples, dims[0], plan)
+        return _Type1.apply(samples, trajectory, plan), place
 
 
 # --- registration of the gridding operators -------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from sagittal_core.ops import _library, _native, reference
 from sagittal_core.ops.gridding import check_trajectory
@@ -51,7 +52,8 @@ def toeplitz_kernel(trajectory: Tensor, weights: Tensor, shape: tuple[int, ...])
 
     Raises:
         TypeError: dtypes differ or are not real.
-        ValueError: Shapes do not fit, weights are negative or NaN, the trajectory is out of range.
+        ValueError: Shapes do not fit, weights are negative or not finite, the trajectory is out of
+            range.
     """
     shape = tuple(int(n) for n in shape)
     check_trajectory(trajectory, shape)
@@ -67,8 +69,10 @@ def toeplitz_kernel(trajectory: Tensor, weights: Tensor, shape: tuple[int, ...])
         raise ValueError(
             f"weights {tuple(weights.shape)} do not fit trajectory {tuple(trajectory.shape)}"
         )
-    if not bool((weights >= 0).all()):
-        raise ValueError("weights must be >= 0 and not NaN")
+    if not bool(((weights >= 0) & weights.isfinite()).all()):
+        raise ValueError("weights must be >= 0 and finite")
+    if not all(frames):
+        return weights.new_zeros(*frames, 2 ** len(shape), *shape)
     double = tuple(2 * n for n in shape)
     samples = weights.double().expand(*frames, trajectory.shape[-2]).to(torch.complex128)
     omega = trajectory.double()
@@ -115,10 +119,13 @@ def toeplitz_normal(
         (B, *N).
 
     Raises:
-        TypeError: dtypes do not match.
-        ValueError: Shapes do not fit.
+        TypeError: dtypes do not match, or ``lam`` is complex.
+        ValueError: Shapes or devices do not fit.
+        NotImplementedError: In forward-mode differentiation.
     """
     kernel = _check_normal(image, maps, kernel)
+    if isinstance(lam, complex) or (isinstance(lam, Tensor) and lam.is_complex()):
+        raise TypeError("lam must be real")
     weight = torch.as_tensor(lam, dtype=image.dtype.to_real(), device=image.device).reshape(-1)
     if weight.shape[0] not in (1, image.shape[0]):
         raise ValueError(f"lam must be a scalar or ({image.shape[0]},), got {tuple(weight.shape)}")
@@ -198,6 +205,13 @@ def _check_normal(image: Tensor, maps: Tensor, kernel: Tensor) -> Tensor:
         )
     if kernel.dtype != image.dtype.to_real():
         raise TypeError(f"kernel must be {image.dtype.to_real()}, got {kernel.dtype}")
+    if len({image.device, maps.device, kernel.device}) > 1:
+        raise ValueError(
+            f"image is on {image.device}, maps on {maps.device}, kernel on {kernel.device}"
+        )
+    if any(unpack_dual(x).tangent is not None for x in (image, maps, kernel)):
+        # Operators of torch.library would drop the tangent without a word.
+        raise NotImplementedError("toeplitz_normal has no forward-mode derivative; use vjp or grad")
     shape = tuple(image.shape[1:])
     if len(shape) not in (2, 3):
         raise ValueError(f"image must be (B, *N) in 2 or 3 dimensions, got {tuple(image.shape)}")
