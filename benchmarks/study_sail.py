@@ -146,7 +146,7 @@ def study(part: str, args: argparse.Namespace) -> None:
         llm = {"class_path": "sagittal_core.llm.LocalModel", "init_args": init}
         for way, changes in LANGUAGE.items():
             asked = {name: _with(value, llm) for name, value in changes.items()}
-            folder = {"out": str(out / f"explained-{way}")}
+            folder = {"out": str(out / f"explained-{way}"), "features": 50}
             do("explain", explanation | asked | folder, out / f"explain-{way}.yaml")
     gather(part, out, args)
 
