@@ -16,6 +16,7 @@ def run(args: list[str] | None = None) -> int:
         "page": "sagittal_risk.page:page",
         "score": "sagittal_risk.score:score",
         "summarise": "sagittal_risk.summarise:summarise",
+        "timelines": "sagittal_risk.timelines:timelines",
     }
     return run_cli(args, prog="sagittal-risk", verbs=verbs, register="sagittal_risk.registry")
 
