@@ -37,7 +37,7 @@ def test_infonce_is_its_definition(count: int, seed: int, log_scale: float) -> N
         for a, b in ((x, y), (y, x)):
             exps = [math.exp(scale * float(a[i] @ b[j])) for j in range(count)]
             total -= math.log(exps[i] / sum(exps)) / 2
-    found = InfoNCE()(x, y, torch.tensor(log_scale).double(), None)
+    found = InfoNCE()(x, y, torch.tensor(log_scale, dtype=torch.float64), None)
     assert float(found) == pytest.approx(total / count, rel=1e-6, abs=1e-9)
 
 
@@ -49,7 +49,10 @@ def test_siglip_is_its_definition(count: int, seed: int, log_scale: float, bias:
         for j in range(count):
             logit = (1 if i == j else -1) * (scale * float(x[i] @ y[j]) + bias)
             costs[i, j] = math.log1p(math.exp(-logit))
-    given_scale, given_bias = torch.tensor(log_scale).double(), torch.tensor(bias).double()
+    given_scale, given_bias = (
+        torch.tensor(log_scale, dtype=torch.float64),
+        torch.tensor(bias, dtype=torch.float64),
+    )
     found = SigLIP().per_pair(x, y, given_scale, given_bias)
     torch.testing.assert_close(found, (costs.sum(0) + costs.sum(1)) / 2, rtol=1e-6, atol=1e-9)
     assert float(found.mean()) == pytest.approx(float(costs.sum()) / count, rel=1e-6)
