@@ -167,6 +167,8 @@ def test_the_page_of_a_run(made: Path, tmp_path: Path, capsys: pytest.CaptureFix
     data = {"class_path": "RadiographReports", "init_args": {"index": str(made)}}
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": data, "model": {}}))
     (folder / "state.json").write_text(json.dumps({"status": "finished"}))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()  # it is not read
     assert run(["curate", "--run", str(tmp_path / "runs" / "pretrain")]) == 0
     page = (folder / "curation" / "report.html").read_text()
     assert "2 of 4 pairs kept (50.0%)" in page
