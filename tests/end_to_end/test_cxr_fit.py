@@ -24,6 +24,7 @@ from tiny_models import text_checkpoint, vision_checkpoint, write_index
 from sagittal_core.callbacks import read_checkpoint
 from sagittal_core.encoders import VisionSpec
 from sagittal_core.run_logger import read_metrics
+from sagittal_core.runs import find_run
 from sagittal_cxr.cli import run
 from sagittal_cxr.curation.ledger import Ledger
 from sagittal_cxr.nn.image_text import ImageTextModel
@@ -216,7 +217,7 @@ def test_selectors_compare_with_an_exported_reference(
     save_image_text(model, tmp_path / "reference")
     settings["reference"] = str(tmp_path / "reference")
     assert run(["fit", "-c", write(config, tmp_path), "--fresh"]) == 0
-    folder = only(tmp_path / "runs")
+    folder = find_run(tmp_path / "runs" / config["run_name"])  # not the refused one
     assert len(Ledger(folder / "curation").kept()) == TRAIN // 2
     encoded = column(folder, "spent/pairs_reference")
     assert encoded[max(encoded)] == TRAIN
