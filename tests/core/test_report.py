@@ -116,3 +116,10 @@ def test_mosaic_windows_all_tiles_alike() -> None:
 def test_bad_mosaics(images: list, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mosaic(images, **options)
+
+
+def test_a_range_of_numbers_is_one_cell_of_numbers() -> None:
+    from sagittal_core.report import numeric_columns
+
+    rows = [["2.2 % to 69.3 %", "0.1 to 3", "5 to ten"], ["", "0.5 [0.1, 2]", "1"]]
+    assert numeric_columns(rows, 3) == [True, True, False]

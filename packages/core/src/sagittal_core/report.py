@@ -45,14 +45,18 @@ b { color: var(--ink); font-weight: 600; }
 .scroll { overflow-x: auto; margin: 2rem 0; }
 table { border-collapse: collapse; min-width: 60%; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.4rem 1.25rem 0.4rem 0; text-align: left; border-bottom: 1px solid var(--line); }
-thead th { border-bottom: 1.5px solid var(--soft); font-size: 0.85rem; font-weight: 600; }
+thead th { border-bottom: 1.5px solid var(--soft); font-size: 0.85rem; font-weight: 600;
+  vertical-align: bottom; }
 .number { text-align: right; white-space: nowrap; }
+thead .number { white-space: normal; }
 details { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 summary { cursor: pointer; font-weight: 600; }
 pre { overflow-x: auto; font: 0.85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 """
 
-_NUMBER = re.compile(r"[-+\u2212]?[\d.,]+(e[-+]?\d+)?\s*(%|\[.*\]|±.*|\(.*\))?")
+_NUMBER = re.compile(
+    r"[-+\u2212]?[\d.,]+(e[-+]?\d+)?\s*(%|\[.*\]|±.*|\(.*\)|%? to [-+\u2212]?[\d.,]+\s*%?)?"
+)
 
 
 def cell_text(value: Any) -> str:

@@ -204,7 +204,8 @@ def _distribution(counts: dict[str, Any], choice: Choice) -> Any:
         histogram = np.array(counts["equations"][name]["histogram"])
         if histogram.sum():
             shown = np.r_[0, np.cumsum(histogram)] / histogram.sum()
-            axes.plot(100 * BINS, 100 * shown, lw=1, label=name)
+            style = ("-", "--", ":", "-.")[len(axes.lines) // 10 % 4]  # ten colours
+            axes.plot(100 * BINS, 100 * shown, style, lw=1, label=name)
     axes.set(xlabel="risk (%)", ylabel="patients with at most this risk (%)")
     if axes.lines:
         axes.legend(frameon=False, fontsize=6, ncols=2)
