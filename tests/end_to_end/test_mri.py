@@ -101,6 +101,8 @@ def test_compare_writes_report_and_results(trained: Path) -> None:
     assert low <= mean <= high
     page = (trained / "compared" / "report.html").read_text()
     assert "CG-SENSE" in page
+    assert "Trained without fully sampled scans: selfsupervised." in page
+    assert "PSNR is 20 log10 of the reference slice" in page
     assert "data:image/png;base64" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
@@ -119,7 +121,9 @@ def test_reconstruct_a_file(trained: Path, tmp_path: Path) -> None:
     assert nibabel.load(tmp_path / "out" / "scan.nii.gz").shape[-3:] in ((2, 48, 64), (48, 64, 2))
     with h5py.File(tmp_path / "out" / "scan.h5") as written:
         assert "reconstruction" in list(written)
-    assert (tmp_path / "out" / "report.html").exists()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "slice 2 of 2; grey scale from 0" in page
+    assert "trained on SimulatedMRI." in page
 
 
 def test_reconstruct_names_a_bad_file(

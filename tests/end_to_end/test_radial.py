@@ -126,6 +126,18 @@ def test_a_run_trained_on_columns_takes_spokes(
     assert "SimulatedMRI" in page
 
 
+def test_reconstruct_takes_what_is_selected(
+    trained: Path, raw_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["reconstruct", str(raw_file), str(trained / "runs" / "radial_selfsupervised")]
+    asked += ["--trajectory_units", "index", "--out", str(tmp_path)]
+    assert run([*asked, "--select.slice", "1"]) == 0
+    with h5py.File(tmp_path / "spokes.h5") as written:
+        assert written["reconstruction"].shape == (1, *SHAPE)
+    assert run([*asked, "--select.repetition", "3"]) == 2
+    assert "'repetition': 3" in capsys.readouterr().err
+
+
 def test_reconstruct_says_what_a_radial_file_lacks(
     trained: Path, raw_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

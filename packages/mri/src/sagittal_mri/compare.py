@@ -15,7 +15,7 @@ import torch
 
 from sagittal_core.errors import ConfigError
 from sagittal_core.privacy import command_line, is_path, without_paths
-from sagittal_core.report import Report, mosaic
+from sagittal_core.report import Report
 from sagittal_core.results import Table, write_results
 from sagittal_core.stats import bootstrap_interval
 from sagittal_mri.baselines import cg_sense, tune_cg_sense
@@ -27,6 +27,7 @@ from sagittal_mri.data.simulate import SimulatedScans
 from sagittal_mri.data.simulate_radial import SimulatedRadialMRI, SimulatedRadialScans
 from sagittal_mri.metrics import nrmse, psnr, ssim
 from sagittal_mri.physics.sense import CartesianSense
+from sagittal_mri.pictures import panel
 from sagittal_mri.runs import find_run, load_model
 
 Data = SimulatedMRI | SimulatedRadialMRI | MeasuredMRI
@@ -79,10 +80,12 @@ def compare(
     for name, (scans, acceleration) in groups.items():
         chosen = [i for i in range(len(scans)) if scans.acceleration(i) == acceleration]
         print(f"comparing on {name}: {len(chosen)} scans", flush=True)
-        scores, panel = _evaluate(scans, chosen, models, tuned[acceleration])
-        report.picture(name, panel, f"{name}: images, and below them the error times 5")
+        scores, (picture, caption) = _evaluate(
+            scans, chosen, models, tuned[acceleration], data.quarter_turns
+        )
+        report.picture(name, picture, f"the middle scan; {caption}")
         tables |= _tabulate(report, name, scores, len(chosen), reference_run)
-    report.text(_explain(tuned, data))
+    report.text(_explain(tuned, data, models))
     report.config(without_paths({"data": dict(_plain(vars(data))), "runs": runs}))
     out.mkdir(parents=True, exist_ok=True)
     report.write(out / "report.html")
@@ -145,10 +148,11 @@ def _evaluate(
     chosen: list[int],
     models: dict[str, Any],
     tuned: tuple[float, int, float],
+    quarter_turns: int,
 ) -> tuple[Scores, Any]:
-    """Metrics of every method on every scan, and a picture of the middle one."""
+    """Metrics of every method on every scan, and the middle one's picture with its caption."""
     scores: Scores = {}
-    panel = None
+    shown = None
     for index in chosen:
         scan = scans[index]
         images = _reconstruct(scan, models, tuned)
@@ -157,18 +161,9 @@ def _evaluate(
             for metric, function in METRICS.items():
                 of_method[metric].append(float(function(image, scan.reference, scan.body)))
         if index == chosen[len(chosen) // 2]:
-            panel = _picture(images, scan)
-    return scores, panel
-
-
-def _picture(images: dict[str, torch.Tensor], scan: Scans) -> Any:
-    """Reconstructions with the reference in one row, five-fold errors below."""
-    reference = scan.reference[0].numpy()
-    top = [image[0].numpy() for image in images.values()]
-    errors = [5 * np.abs(image - reference) for image in top]
-    rows = [[*top, reference], [*errors, np.zeros_like(reference)]]
-    rows = [[np.rot90(image) for image in row] for row in rows]
-    return mosaic(rows, [*images, "reference"], window=(0.0, float(reference.max())))
+            middle = {method: image[0] for method, image in images.items()}
+            shown = panel(middle, scan.reference[0], quarter_turns=quarter_turns)
+    return scores, shown
 
 
 def _tabulate(report: Report, name: str, scores: Scores, n: int, baseline: str) -> dict[str, Table]:
@@ -186,9 +181,9 @@ def _tabulate(report: Report, name: str, scores: Scores, n: int, baseline: str) 
                 gain = np.array(scores[method][key]) - np.array(scores[other][key])
                 gains.append([f"{method} - {other}", _cell(key, gain)])
                 print(f"  {gains[-1][0]}: {gains[-1][1]} dB", flush=True)
-    caption = f"{name}: mean and 95 % bootstrap interval over {n} scans"
+    caption = f"mean and 95 % bootstrap interval over {n} scans"
     if n < 2:
-        caption = f"{name}: one scan, hence no interval"
+        caption = "one scan, hence no interval"
     columns, paired = ["method", *METRICS], ["paired difference", key]
     report.table(name, columns, rows, caption)
     report.table(f"{name}: paired differences", paired, gains, caption)
@@ -207,21 +202,30 @@ def _cell(metric: str, values: np.ndarray) -> str:
     )
 
 
-def _explain(tuned: dict[float, tuple[float, int, float]], data: Data) -> str:
+def _explain(
+    tuned: dict[float, tuple[float, int, float]], data: Data, models: dict[str, Any]
+) -> str:
     """What the reader has to know to trust the figures."""
     chosen = "; ".join(f"R = {r:g}: lambda {v[0]:g}, {v[1]} iterations" for r, v in tuned.items())
     origin = "Simulated multi-coil k-space of a real magnitude image."
     slices = "The scans are slices of one volume: the intervals speak of its slices"
+    counted = "where the object is not zero"
     if isinstance(data, MeasuredMRI):
         origin = (
             "Measured k-space, undersampled retrospectively; the reference is all of it, with its "
             "noise."
         )
         slices = f"The scans are slices of {_volumes(data)} files: the intervals speak of slices"
+        counted = "above 10 % of the reference's 99th percentile"
+    blind = [label for label, model in models.items() if not model.partition.supervised]
+    saw = f"Trained without fully sampled scans: {', '.join(blind)}. " if blind else ""
     return (
-        f"{origin} Every method's coil maps come from the noisy calibration samples. The "
-        "self-supervised model saw no fully sampled scan. CG-SENSE was tuned on validation slices "
-        f"({chosen}). {slices}, not of patients."
+        f"{origin} Every method's coil maps come from the noisy calibration samples. "
+        f"{saw}CG-SENSE was tuned on validation slices ({chosen}). Metrics count the pixels "
+        f"{counted}: PSNR is 20 log10 of the reference slice's maximum over the RMSE, SSIM has "
+        "windows of 7 x 7 and that maximum as range, NRMSE is the norm of the error over that of "
+        "the reference. "
+        f"{slices}, not of patients."
     )
 
 

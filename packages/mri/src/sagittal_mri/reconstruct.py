@@ -13,20 +13,21 @@ import yaml
 from torch import Tensor
 
 from sagittal_core.errors import ConfigError, DataError
-from sagittal_core.report import Report, mosaic
+from sagittal_core.report import Report
 from sagittal_mri.baselines import cg_sense
 from sagittal_mri.data.io import read_kspace
 from sagittal_mri.data.ismrmrd_raw import read_ismrmrd
 from sagittal_mri.data.radial import make_radial_scan
 from sagittal_mri.data.record import KspaceRecord
 from sagittal_mri.data.writers import write_nifti, write_reconstruction_h5
-from sagittal_mri.metrics import psnr, ssim
+from sagittal_mri.metrics import nrmse, psnr, ssim
 from sagittal_mri.physics.coils import espirit_maps, root_sum_of_squares
 from sagittal_mri.physics.fourier import center_crop, ifft2c
 from sagittal_mri.physics.masks import calibration_columns
 from sagittal_mri.physics.noise import whiten
 from sagittal_mri.physics.radial import expect_diameters
 from sagittal_mri.physics.sense import CartesianSense, SenseOperator
+from sagittal_mri.pictures import panel
 from sagittal_mri.runs import find_run, load_model
 
 _SMALLEST_BLOCK = 12  # rows and columns: twice the ESPIRiT kernel
@@ -59,6 +60,7 @@ def reconstruct(
     calibration: int = 24,
     cg_lambda: float = 0.003,
     cg_iterations: int = 6,
+    select: dict[str, int] | None = None,
 ) -> None:
     """Reconstruct every slice of a fastMRI or ISMRMRD file with a trained run.
 
@@ -79,6 +81,8 @@ def reconstruct(
             come from; of Cartesian data, all that is fully sampled is used.
         cg_lambda: weight of the squared norm in CG-SENSE, relative to the scaled image.
         cg_iterations: conjugate gradient steps of CG-SENSE.
+        select: which contrast, phase, repetition, set, average or slice to take of an ISMRMRD file
+            that holds several, e.g. ``--select.contrast 0``.
 
     Raises:
         DataError: a file that cannot be used, or whose centre gives no coil maps.
@@ -89,18 +93,18 @@ def reconstruct(
             "reconstruct: expected calibration >= 2, cg_lambda >= 0 and cg_iterations >= 1, found "
             f"{calibration}, {cg_lambda} and {cg_iterations}"
         )
-    if trajectory_units is None:
+    found = find_run(run)
+    if trajectory_units is None and not select:
         record = read_kspace(file)
     else:
-        record = read_ismrmrd(file, trajectory_units=trajectory_units)
-    found = find_run(run)
+        record = read_ismrmrd(file, select=select, trajectory_units=trajectory_units)
     model: Any = load_model(found)
     settings = {
         "slices": record.kspace.shape[0],
         "coils": record.kspace.shape[1],
         "sampling": "Cartesian" if record.is_cartesian else "radial",
         "run": found.name,
-        "run trained on": yaml.safe_load((found / "config.yaml").read_text())["data"]["class_path"],
+        "run trained on": _trained_on(found),
         "CG-SENSE": f"lambda {cg_lambda:g}, {cg_iterations} iterations, not tuned to the file",
     }
     folder = out or file.with_name(f"{file.stem}_reconstruction")
@@ -128,6 +132,12 @@ def reconstruct(
     )
     _report(record, volumes, settings, folder / "report.html")
     print(f"wrote {folder}", flush=True)
+
+
+def _trained_on(run: Path) -> str:
+    """Name of the data module that a run was trained on."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    return str(config["data"]["class_path"]).rpartition(".")[2]
 
 
 class _Slice(NamedTuple):
@@ -170,6 +180,14 @@ def _radial(record: KspaceRecord, index: int, calibration: int) -> _Slice:
     assert trajectory is not None, "a Cartesian record"
     try:
         expect_diameters(trajectory)
+    except ValueError as error:
+        raise DataError(
+            record.source,
+            key="trajectory",
+            expected="spokes that are full diameters of k-space",
+            found=str(error),
+        ) from error
+    try:
         scan = make_radial_scan(
             _whitened(record, index),
             trajectory,
@@ -182,8 +200,8 @@ def _radial(record: KspaceRecord, index: int, calibration: int) -> _Slice:
         raise DataError(
             record.source,
             key="trajectory",
-            expected="radial spokes with a centre that gives coil maps",
-            found=f"in slice {index}: {error}",
+            expected="spokes whose centre gives coil maps",
+            found=f"in slice {index + 1} of {record.kspace.shape[0]}: {error}",
             hint="calibration sets the diameter of the centre that is used",
         ) from error
     return _Slice(scan.operator(), scan.adjoint(), scan.scale[0], "gridded")
@@ -205,23 +223,26 @@ def _report(
     record: KspaceRecord, volumes: dict[str, Tensor], settings: dict[str, Any], path: Path
 ) -> None:
     """Pictures of the middle slice, metrics where the file holds a reference."""
-    middle = record.kspace.shape[0] // 2
-    images = {name: volume[middle].numpy() for name, volume in volumes.items()}
-    if record.reference is not None:
-        images["reference"] = record.reference[middle].numpy()
+    count = record.kspace.shape[0]
+    middle = count // 2
+    images = {name: volume[middle] for name, volume in volumes.items()}
     # Not the file's name: a report is sent around, and names of files may identify a patient.
     report = Report("Reconstruction of undersampled k-space")
-    top = max(float(np.quantile(image, 0.999)) for image in images.values())
-    panel = mosaic([list(images.values())], list(images), window=(0.0, top))
-    report.picture("reconstruction", panel, f"slice {middle}")
+    truth = None if record.reference is None else record.reference[middle]
+    picture, scale = panel(images, truth)
+    report.picture("reconstruction", picture, f"slice {middle + 1} of {count}; {scale}")
     if record.reference is not None:
         rows = []
-        peak = record.reference.max().expand(record.reference.shape[0])
+        peak = record.reference.max().expand(count)
         for name, volume in volumes.items():
-            quality = (f(volume, record.reference, peak=peak).mean() for f in (psnr, ssim))
+            quality = [f(volume, record.reference, peak=peak).mean() for f in (psnr, ssim)]
+            quality.append(nrmse(volume, record.reference).mean())
             rows.append([name, *(f"{float(value):.3f}" for value in quality)])
-        caption = "against the file's reference; dynamic range is the maximum of the volume"
-        report.table("quality", ["method", "PSNR (dB)", "SSIM"], rows, caption)
+        caption = (
+            "mean over slices, of whole images, against the file's reference; the dynamic range of "
+            "PSNR and SSIM is the maximum of the volume"
+        )
+        report.table("quality", ["method", "PSNR (dB)", "SSIM", "NRMSE"], rows, caption)
     if record.notes:
         report.text("The reader noted: " + "; ".join(record.notes) + ".")
     trained = settings["run trained on"]

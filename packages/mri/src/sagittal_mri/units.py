@@ -8,7 +8,6 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from sagittal_core.report import mosaic
 from sagittal_core.run_logger import log_picture
 from sagittal_core.seeds import counter_generator
 from sagittal_mri.data.batch import Scans
@@ -16,6 +15,7 @@ from sagittal_mri.metrics import nrmse, psnr, ssim
 from sagittal_mri.nn.unrolled import UnrolledNetwork
 from sagittal_mri.partitions import KWeightedSSDU, Partition, View
 from sagittal_mri.physics.sense import SenseOperator
+from sagittal_mri.pictures import panel
 
 
 def residual_loss(
@@ -168,22 +168,16 @@ class UNITS(lightning.LightningModule):
     def _log_panel(self, stage: str, image: Tensor, batch: Scans) -> None:
         """The first scan's reconstruction beside what it is compared with, as a picture.
 
-        That is the reference and five times the error, or, without a reference, the zero-filled
-        (or gridded) image.
+        That is the reference, with the error, or else the zero-filled (or gridded) image.
         """
-        if batch.has_reference:
-            reference = batch.reference[0]
-            tiles = {
-                "reconstruction": image,
-                "reference": reference,
-                "error x 5": 5 * (image - reference).abs(),
-            }
-        else:
-            reference = batch.adjoint()[0].abs()
-            tiles = {"reconstruction": image, "without a network": reference}
-        row = [tile.cpu().numpy() for tile in tiles.values()]
-        panel = mosaic([row], list(tiles), window=(0.0, float(reference.max())))
-        log_picture(self, f"{stage}/panel", panel, f"first {stage} scan")
+        data = getattr(self.trainer, "datamodule", None)
+        turns = getattr(data, "quarter_turns", 0)
+        images = {"reconstruction": image}
+        reference = batch.reference[0] if batch.has_reference else None
+        if reference is None:
+            images["without a network"] = batch.adjoint()[0].abs()
+        picture, scale = panel(images, reference, quarter_turns=turns)
+        log_picture(self, f"{stage}/panel", picture, f"first {stage} scan; {scale}")
 
     def configure_optimizers(self) -> Any:
         """Adam with a cosine decay to a tenth over the planned steps."""

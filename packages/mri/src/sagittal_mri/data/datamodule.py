@@ -67,6 +67,8 @@ class SimulatedMRI(lightning.LightningDataModule):
         seed: root of the simulation and of the data order.
     """
 
+    quarter_turns = 1  # of pictures; a volume's slices are (x, y): anterior is shown at the top
+
     def __init__(
         self,
         volume: str = "mni152_t1",

@@ -69,6 +69,8 @@ class MeasuredMRI(lightning.LightningDataModule):
         seed: root of the drawn columns and of the data order.
     """
 
+    quarter_turns = 0  # of pictures; slices are shown as the file stores them
+
     def __init__(
         self,
         train: str | list[str] | None = None,
