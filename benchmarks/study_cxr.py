@@ -332,14 +332,8 @@ def cost(args: argparse.Namespace) -> Table:
                 f"{100 * seconds / base[1]:.1f} %",
             ]
         )
-    return [
-        "arm",
-        "pairs loaded",
-        "pairs trained on",
-        "of everything",
-        "seconds",
-        "of its seconds",
-    ], rows
+    columns = ["arm", "pairs loaded", "pairs trained on", "of everything", "seconds"]
+    return [*columns, "of its seconds"], rows
 
 
 def overall(out: Path, wanted: tuple[str, ...]) -> Table:

@@ -98,7 +98,7 @@ def test_curves_of_one_quantity_share_axes() -> None:
         }
     )
     axes = {axis.get_title(): axis for axis in figure.axes}
-    assert list(axes) == ["loss", "psnr", "rate", "other"]
+    assert list(axes) == ["loss", "psnr"]  # a single value is no curve
     first, second = axes["loss"].get_lines()
     np.testing.assert_array_equal(first.get_xydata(), falling)
     np.testing.assert_array_equal(second.get_xydata(), [(3, 0.5)])
@@ -111,3 +111,7 @@ def test_facts_of_the_data_are_a_table(tmp_path: Path) -> None:
     assert "<td>index</td><td>abc</td>" in page
     assert "<td>train_pairs</td><td>3</td>" in page
     assert "train_pairs" not in write_run_report(tmp_path, {"seed": 0}).read_text()
+
+
+def test_what_was_logged_once_is_a_curve_where_there_is_nothing_else() -> None:
+    assert [axis.get_title() for axis in draw_curves({"a": [(0, 1.0)]}).axes] == ["a"]

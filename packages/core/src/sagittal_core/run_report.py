@@ -76,12 +76,17 @@ def read_curves(file: Path) -> dict[str, Curve]:
 
 
 def draw_curves(curves: Mapping[str, Curve]) -> Figure:
-    """Draw each metric against the step; ``train/loss`` and ``val/loss`` share their axes."""
+    """Draw each metric against the step; ``train/loss`` and ``val/loss`` share their axes.
+
+    What was logged once only, such as counts, is left to the table, unless there is nothing else.
+    """
     from matplotlib.figure import Figure
 
     groups: dict[str, dict[str, Curve]] = {}
     for name, curve in curves.items():
         groups.setdefault(_STAGES.sub("", name), {})[name] = curve
+    several = {title: g for title, g in groups.items() if max(map(len, g.values())) > 1}
+    groups = several or groups
     rows = math.ceil(len(groups) / _COLUMNS)
     columns = min(_COLUMNS, len(groups))
     figure = Figure(figsize=(3.6 * columns, 2.7 * rows), layout="constrained")

@@ -165,13 +165,14 @@ def _tables(
         share_kept = f"{one.share_kept:.1%}" if np.isfinite(one.share_kept) else "none kept"
         ratio = f"{one.ratio:.2f}{ends}" if np.isfinite(one.ratio) else ""
         rows.append([one.name, one.positives, one.kept, f"{one.share:.1%}", share_kept, ratio])
-    report.table(
-        "findings",
-        ["finding", "pairs", "kept", "share of all", "share of kept", "ratio [95 %]"],
-        rows,
-        f"Positive labels, the rarest first; intervals over {mine['patient'].nunique()} patients,"
-        " none where fewer than five of them have the finding, or do not.",
-    )
+    if rows:
+        report.table(
+            "findings",
+            ["finding", "pairs", "kept", "share of all", "share of kept", "ratio [95 %]"],
+            rows,
+            f"Positive labels, the rarest first; intervals over {mine['patient'].nunique()}"
+            " patients, none where fewer than five of them have the finding, or do not.",
+        )
     for column, title in (("dataset", "data sets"), ("view", "views")):
         counts = by_column(mine[column].tolist(), kept)
         cells = [[name, n, k, f"{k / n:.1%}"] for name, n, k in counts]
