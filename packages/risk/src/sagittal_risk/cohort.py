@@ -49,6 +49,7 @@ def cohort(
     """
     from sagittal_risk.cohorts.framingham import framingham
     from sagittal_risk.cohorts.heart_disease import heart_disease
+    from sagittal_risk.records.table import write_table
 
     file = out or Path("outputs") / f"{name}.csv"
     if file.suffix not in (".csv", ".parquet"):
@@ -62,13 +63,7 @@ def cohort(
                 f"cohort: no site {site!r} in {name}; {', '.join(sites) or 'no sites'}"
             )
         table = table[table["site"] == site]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}")
-    if file.suffix == ".csv":
-        table.to_csv(temporary, index=False)
-    else:
-        table.to_parquet(temporary, index=False)
-    temporary.replace(file)
+    write_table(table, file)
     for step, count in people.flow.items():
         print(f"{count:>7}  {step}")
     print(f"{file}: {len(table)} people, {table[OUTCOMES[name]].sum()} with {OUTCOMES[name]}")

@@ -43,6 +43,8 @@ def timelines(
     """
     from rich.progress import track
 
+    from sagittal_risk.records.table import write_table
+
     if out.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"timelines: {out.name} is neither .csv nor .parquet")
     if most is not None and most < 1:
@@ -68,7 +70,7 @@ def timelines(
     }
     if (split := _splits(events, table)) is not None:
         table["split"] = split
-    _write(table, out)
+    write_table(table, out)
     for name, count in counts.items():
         print(f"{count:>9}  {name}")
     if split is not None:
@@ -190,13 +192,3 @@ def _splits(events: Path, table: pandas.DataFrame) -> list[str] | None:
             found=f"{gone} moments whose subject has none of them",
         )  # fmt: skip
     return [str(one) for one in found]
-
-
-def _write(table: pandas.DataFrame, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}")
-    if out.suffix == ".csv":
-        table.to_csv(temporary, index=False)
-    else:
-        table.to_parquet(temporary, index=False)
-    temporary.replace(out)

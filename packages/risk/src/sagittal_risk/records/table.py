@@ -159,6 +159,17 @@ def column_names(file: Path) -> list[str]:
         raise _no_csv(file, error) from None
 
 
+def write_table(table: pandas.DataFrame, file: Path) -> None:
+    """Write a table as CSV or Parquet, by the file's suffix; a kill leaves the old file whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}")
+    if file.suffix == ".csv":
+        table.to_csv(temporary, index=False)
+    else:
+        table.to_parquet(temporary, index=False)
+    temporary.replace(file)
+
+
 def whole_table(
     file: Path, wanted: Collection[str], missing: Collection[str] = ()
 ) -> pandas.DataFrame:
