@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from rich.progress import track
 from sagittal_core.errors import ConfigError
 from sagittal_core.llm import CachedModel, LanguageModel, ReplyCache
 from sagittal_core.privacy import command_line, without_paths
-from sagittal_core.results import write_results
+from sagittal_core.results import Table, write_results
 from sagittal_core.seeds import counter_seed
 from sagittal_genai.concepts.explained import Explained, identity, image_index, open_data
 from sagittal_genai.concepts.features import Feature, Rows, Unit, choose
@@ -131,13 +131,16 @@ def explain(
         raise ConfigError("explain: naming: choose needs an llm that scores given answers")
     if match not in ("words", "sentences", "llm") or (match == "llm" and llm is None):
         raise ConfigError("explain: match must be words, sentences, or llm with an `llm`")
-    numbers = {"features": features, "candidates": candidates, "shown": shown, "k": k}
-    numbers |= {"judged_images": judged_images, "thumbnail": thumbnail}
-    for name, value in numbers.items():
-        if value < 1:
-            raise ConfigError(f"explain: {name} must be at least 1, found {value}")
-    if not 0 < rule_share <= 1 or rule_lift < 1:
-        raise ConfigError("explain: rule_share must be in (0, 1] and rule_lift at least 1")
+    _check_numbers(
+        rule_share,
+        rule_lift,
+        features=features,
+        candidates=candidates,
+        shown=shown,
+        k=k,
+        judged_images=judged_images,
+        thumbnail=thumbnail,
+    )
     if autoencoder is not None:
         _make_codes(store, codes, autoencoder)
     matrix, index = open_data(store, codes)
@@ -161,6 +164,7 @@ def explain(
         table = ConceptTable(index, columns, store)
         pictures = None if slices is None else Pictures(slices, index)
         options: dict[str, Any] = {
+            "count": features,
             "candidates": candidates,
             "shown": shown,
             "judged": judged_images,
@@ -168,26 +172,13 @@ def explain(
             "max_density": max_density,
             "seed": seed,
         }
-        base, _ = table.shares(rows.train)
-
-        def telling(feature: Feature) -> list[Evidence]:
-            return shared_concepts(table, feature, base, rule_share, rule_lift)
-
-        def take() -> Callable[[Feature], bool] | None:
-            return None if per_name is None else at_most(per_name, telling)
-
-        chosen, left = choose(rows, table, features, wanted=take(), **options)
-        if not chosen:
-            reasons = ", ".join(f"{why}: {n}" for why, n in left.items() if n)
-            raise ConfigError(f"explain: no feature can be explained ({reasons})")
-        evidence = {f.number: telling(f) for f in chosen}
-        dealt, _ = choose(rows.shuffled(seed), table, features, wanted=take(), **options)
-        lucky = [f for f in dealt if telling(f)]
+        facts = _facts(rows, table, (rule_share, rule_lift, per_name), options)
+        chosen, evidence = facts.chosen, facts.evidence
         asked = None if llm is None else CachedModel(llm, ReplyCache(out / "replies"))
         named = _name(out, chosen, evidence, table, asked, naming, pictures, seed)
         judged = _judge(out, chosen, evidence, named, table, judge, pictures, rows.held_out, seed)
         found = Findings(
-            chosen, left, table, base, evidence, named, judged, (len(lucky), len(dealt))
+            chosen, facts.left, table, facts.base, evidence, named, judged, facts.by_chance
         )
         explained = Explained(
             store=str(store.resolve()),
@@ -212,28 +203,12 @@ def explain(
             size=thumbnail,
             limit_mb=gallery_mb,
         )
-        tables = found.tables() | test.tables
         judged_by = "nobody" if judge is None else judge.name
         about = f"Named by {by}; judged by {judged_by}, on images of the {held_out} split."
-        notes = [
-            about,
-            *found.cautions(),
-            *_units(rows, unit),
-            *test.notes,
-            found.left_out(),
-        ]
+        notes = [about, *found.cautions(), *_units(rows, unit), *test.notes, found.left_out()]
+        tables = found.tables() | test.tables
         write_report(out / "report.html", tables, notes, without_paths(settings))
-        write_results(
-            out / "results.json",
-            command=command_line("sagittal-genai", sys.argv[1:]),
-            seeds=[seed],
-            n={
-                "features": len(chosen),
-                "training subjects": len(set(rows.subject[rows.train].tolist())),
-                "held-out subjects": len(set(rows.subject[rows.held_out].tolist())),
-            },
-            tables=tables,
-        )
+        _write_results(out, tables, rows, len(chosen), seed)
     for line in said(tables):
         print(line)
     if asked is not None:
@@ -242,6 +217,74 @@ def explain(
         f"explained {len(chosen)} features in {time.monotonic() - start:.0f} s:"
         f" {out / 'gallery.html'} ({size / 1e6:.1f} MB), {out / 'report.html'}",
         flush=True,
+    )
+
+
+def _check_numbers(rule_share: float, rule_lift: float, **at_least_one: int) -> None:
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise ConfigError(f"explain: {name} must be at least 1, found {value}")
+    if not 0 < rule_share <= 1 or rule_lift < 1:
+        raise ConfigError("explain: rule_share must be in (0, 1] and rule_lift at least 1")
+
+
+class _Facts(NamedTuple):
+    """What the codes and the metadata alone say.
+
+    Attributes:
+        chosen: Features to explain, by monosemanticity.
+        left: How many were left out, by reason.
+        base: Share of the training rows with each concept, (C,).
+        evidence: Shared concepts of each feature chosen.
+        by_chance: Features that the rule names, and features chosen, if the training rows' codes
+            are shuffled.
+    """
+
+    chosen: list[Feature]
+    left: dict[str, int]
+    base: NDArray[np.float64]
+    evidence: dict[int, list[Evidence]]
+    by_chance: tuple[int, int]
+
+
+def _facts(
+    rows: Rows,
+    table: ConceptTable,
+    rule: tuple[float, float, int | None],
+    options: Mapping[str, Any],
+) -> _Facts:
+    """Features with their shared concepts; ``rule`` is its share, its lift and ``per_name``."""
+    share, lift, per_name = rule
+    base, _ = table.shares(rows.train)
+
+    def telling(feature: Feature) -> list[Evidence]:
+        return shared_concepts(table, feature, base, share, lift)
+
+    def take() -> Callable[[Feature], bool] | None:
+        return None if per_name is None else at_most(per_name, telling)
+
+    chosen, left = choose(rows, table, wanted=take(), **options)
+    if not chosen:
+        reasons = ", ".join(f"{why}: {n}" for why, n in left.items() if n)
+        raise ConfigError(f"explain: no feature can be explained ({reasons})")
+    dealt, _ = choose(rows.shuffled(options["seed"]), table, wanted=take(), **options)
+    by_chance = sum(bool(telling(f)) for f in dealt), len(dealt)
+    return _Facts(chosen, left, base, {f.number: telling(f) for f in chosen}, by_chance)
+
+
+def _write_results(
+    out: Path, tables: Mapping[str, Table], rows: Rows, features: int, seed: int
+) -> None:
+    write_results(
+        out / "results.json",
+        command=command_line("sagittal-genai", sys.argv[1:]),
+        seeds=[seed],
+        n={
+            "features": features,
+            "training subjects": len(set(rows.subject[rows.train].tolist())),
+            "held-out subjects": len(set(rows.subject[rows.held_out].tolist())),
+        },
+        tables=tables,
     )
 
 
